@@ -1,0 +1,44 @@
+# Every target that needs Python calls `setup`, and `setup` does nothing when nothing changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV_VERSION := 0.13.9
+
+export NO_ALBUMENTATIONS_UPDATE := 1
+export HF_HUB_OFFLINE := 1
+export DO_NOT_TRACK := true
+# Threads of several torch processes must not spin for a core that another one needs.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help setup demo test check format clean
+
+help:  ## List the targets.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: $(STAMP)  ## Build .venv with the pinned dependencies.
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup  ## Draw frames, start the service, train, predict; pass flags in ARGS (ARGS=--keep).
+	$(BIN)/hairline demo $(ARGS)
+
+test: setup  ## Run the tests; pass flags in ARGS (ARGS="-k norm").
+	$(BIN)/pytest $(ARGS)
+
+check: setup  ## Format, lint, types, import rules.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## Rewrite the sources in the house format.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove the environment and the tools' caches.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,24 @@
+"""What every test may ask for."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Threads of several torch processes that spin for each other's cores made a step on two cores 50
+# times slower; sleeping threads cost a few percent.  Must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def datasets_dir() -> Path:
+    """The folder of real defect images, which lie beside the checkout and never inside it."""
+    folder = Path(os.environ.get("HAIRLINE_DATASETS", REPOSITORY.parent / "shared" / "datasets"))
+    if not (folder / "README.md").is_file():
+        message = f"the real images are not at {folder}; set HAIRLINE_DATASETS to their folder"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder

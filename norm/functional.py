@@ -1,0 +1,259 @@
+"""Statistics, their Taylor step, their pooling, and normalization with a choice of gradient.
+
+Shapes: N images, C channels, H and W output rows and columns, M = N*H*W positions, T past
+iterations. Statistics are float32 for float16, bfloat16 and float32 activations and float64 for
+float64 ones. Variances are population variances (divided by M) unless a name says `unbiased`.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+VarianceForm = Literal["centred", "paper"]
+GradientForm = Literal["full", "paper"]
+
+
+class BatchStatistics(NamedTuple):
+    """Mean and population variance of one batch, both (C,), over `positions` values a channel."""
+
+    mean: Tensor
+    variance: Tensor
+    positions: int
+
+
+class PooledStatistics(NamedTuple):
+    """Mean and variance of a window, both (C,), and today's share of its weight, (C,)."""
+
+    mean: Tensor
+    variance: Tensor
+    share: Tensor
+
+
+class WindowEstimates(NamedTuple):
+    """What past iterations say about today's weights: means, variances and weights, all (T, C).
+
+    A weight is the number of positions the estimate stands for; 0 leaves the estimate out. It is
+    kept for each channel so that a channel whose estimate cannot be trusted drops out alone.
+    """
+
+    means: Tensor
+    variances: Tensor
+    weights: Tensor
+
+
+class Normalizer(NamedTuple):
+    """What the forward pass divides by, and what the backward pass treats as the batch's own.
+
+    Attributes:
+        mean: Mean of the forward pass, (C,).
+        variance: Variance of the forward pass with eps already added, (C,).
+        gradient_mean: Mean of the backward pass, (C,).
+        gradient_variance: Variance of the backward pass with eps already added, (C,).
+        share: Share of the statistics that follows today's activations, (C,); None stands for 1.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    gradient_mean: Tensor
+    gradient_variance: Tensor
+    share: Tensor | None
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type statistics are held in for activations or weights of type `dtype`."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def batch_statistics(y: Tensor) -> BatchStatistics:
+    """Return the statistics of activations `y` (N, C, H, W) over N, H and W."""
+    dtype = statistics_dtype(y.dtype)
+    # The kernel rounds its results to the type of the running statistics it is given, and to the
+    # type of `y` when it is given none: bfloat16 statistics would lose all but eight bits.
+    placeholder = torch.zeros(y.shape[1], dtype=dtype, device=y.device)
+    mean, variance = torch.batch_norm_update_stats(y, placeholder, placeholder.clone(), 0.0)
+    return BatchStatistics(mean, variance, y.numel() // y.shape[1])
+
+
+def taylor_means(means: Tensor, then: Tensor, now: Tensor, rho: float) -> Tensor:
+    """Move past means to today's weights (arXiv 2002.05712, eq. 7).
+
+    The mean is linear in the weight, so with `rho` = 1 this is exact.
+
+    Args:
+        means: Measured means mu_tau, (T, C).
+        then: <p_tau, w_tau>, the mean patch's response to the weights of its own day, (T, C).
+        now: <p_tau, w_t>, its response to today's weights, (T, C).
+        rho: Length of the step; 0 is naive cross-iteration batch normalization.
+    """
+    return means + rho * (now - then)
+
+
+def taylor_variances(
+    variances: Tensor, then: Tensor, now: Tensor, mean_shifts: Tensor, *, rho: float, form: str
+) -> Tensor:
+    """Move past variances to today's weights, never below zero (arXiv 2002.05712, eqs. 8 and 11).
+
+    The paper steps E[y^2] and subtracts the stepped mean's square. Written with the slope
+    D = d sigma^2/dw that is sigma^2 + rho <D, w_t - w_tau> less the square of the mean's shift, a
+    second-order term of the wrong sign. The centred form leaves the term out.
+
+    Args:
+        variances: Measured variances, (T, C).
+        then: <D_tau, w_tau>, (T, C).
+        now: <D_tau, w_t>, (T, C).
+        mean_shifts: What `taylor_means` added to the means, (T, C).
+        rho: Length of the step.
+        form: "centred" or "paper".
+    """
+    stepped = variances + rho * (now - then)
+    if form == "paper":
+        stepped = stepped - mean_shifts.square()
+    return stepped.clamp_min(0)
+
+
+def pool(today: BatchStatistics, past: WindowEstimates) -> PooledStatistics:
+    """Pool today's statistics with past estimates, weighted by positions (arXiv 2002.05712, eq. 9).
+
+    The variance is the mean variance plus the variance of the means, never E[y^2] - E[y]^2.
+    Deviation from the paper: entries weigh by their number of positions, for frames of several
+    sizes; for equal sizes that is the paper's 1/k. An estimate that is not finite (a forward pass
+    that overflowed) is left out, so one bad batch does not last for a whole window.
+    """
+    usable = torch.isfinite(past.means) & torch.isfinite(past.variances)
+    # A weight of zero is not enough: zero times a stored NaN is NaN.
+    usable = usable & (past.weights > 0)
+    means = torch.cat([today.mean[None], past.means.where(usable, 0)])
+    variances = torch.cat([today.variance[None], past.variances.where(usable, 0)])
+    positions = torch.full_like(today.mean, today.positions)
+    weights = torch.cat([positions[None], past.weights.where(usable, 0)])
+    total = weights.sum(0)
+    shares = weights / total
+    mean = (shares * means).sum(0)
+    variance = (shares * variances).sum(0) + (shares * (means - mean).square()).sum(0)
+    return PooledStatistics(mean, variance, shares[0])
+
+
+def pooled_normalizer(
+    today: BatchStatistics, pooled: PooledStatistics, *, eps: float, gradient: GradientForm
+) -> Normalizer:
+    """Normalize with pooled statistics and either gradient; the forward values are the same.
+
+    "paper" lets today's share of the pooled statistics follow the activations, which is batch
+    normalization's gradient with M replaced by k*M. "full" writes the same output as
+    (y - mu_B) / sigma_B * r + d with r = sigma_B / sigma and d = (mu_B - mu) / sigma held constant
+    (arXiv 1702.03275), which keeps the whole of batch normalization's gradient.
+    """
+    variance = pooled.variance + eps
+    if gradient == "paper":
+        return Normalizer(pooled.mean, variance, pooled.mean, variance, pooled.share)
+    return Normalizer(pooled.mean, variance, today.mean, today.variance + eps, None)
+
+
+def renormalizer(
+    today: BatchStatistics,
+    running_mean: Tensor,
+    running_variance: Tensor,
+    *,
+    eps: float,
+    r_max: Tensor,
+    d_max: Tensor,
+) -> Normalizer:
+    """Normalize with the batch's statistics corrected towards the running ones.
+
+    Batch Renormalization (arXiv 1702.03275, algorithm 1): the correction is r = clip(sigma_B /
+    sigma, 1 / r_max, r_max) and d = clip((mu_B - mu) / sigma, -d_max, d_max), both constants of the
+    gradient. It is returned as the mean and variance that give the same output.
+
+    Args:
+        today: The batch's statistics.
+        running_mean: mu, (C,).
+        running_variance: sigma^2, (C,).
+        eps: Added to both variances.
+        r_max: Largest correction of the deviation, a scalar tensor of at least 1.
+        d_max: Largest correction of the mean in deviations, a scalar tensor of at least 0.
+    """
+    batch_variance = today.variance + eps
+    deviation = (running_variance + eps).sqrt()
+    r = (batch_variance.sqrt() / deviation).clamp(1 / r_max, r_max)
+    d = ((today.mean - running_mean) / deviation).clamp(-d_max, d_max)
+    variance = batch_variance / r.square()
+    mean = today.mean - d * variance.sqrt()
+    return Normalizer(mean, variance, today.mean, batch_variance, None)
+
+
+def normalize(
+    y: Tensor, weight: Tensor | None, bias: Tensor | None, normalizer: Normalizer
+) -> Tensor:
+    """Return gamma * (y - mean) / sqrt(variance) + beta in the type and memory format of `y`.
+
+    Differentiable once, in `y`, `weight` and `bias`; the normalizer is a constant except through
+    the gradient form it describes.
+
+    Args:
+        y: Activations, (N, C, H, W).
+        weight: gamma, (C,), or None for 1.
+        bias: beta, (C,), or None for 0.
+        normalizer: Statistics of both passes, in `statistics_dtype(y.dtype)`.
+    """
+    output: Tensor = _Normalize.apply(y, weight, bias, *normalizer)
+    return output
+
+
+class _Normalize(torch.autograd.Function):
+    """Normalization whose backward pass uses its own statistics and a share of BN's projection.
+
+    With s the share, the gradient is (1 - s) times that of frozen statistics plus s times batch
+    normalization's own, both from the kernels that nn.BatchNorm2d runs.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        y: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        variance: Tensor,
+        gradient_mean: Tensor,
+        gradient_variance: Tensor,
+        share: Tensor | None,
+    ) -> Tensor:
+        gamma = None if weight is None else weight.to(mean.dtype)
+        beta = None if bias is None else bias.to(mean.dtype)
+        ctx.save_for_backward(y, weight, mean, variance, gradient_mean, gradient_variance, share)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        # eps is in the variance already, and F.batch_norm refuses an eps of zero.
+        return torch.batch_norm(y, gamma, beta, mean, variance, False, 0.0, 0.0, False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        y, weight, mean, variance, gradient_mean, gradient_variance, share = ctx.saved_tensors
+        inverse = variance.rsqrt()
+        gradient_inverse = gradient_variance.rsqrt()
+        gamma = torch.ones_like(mean) if weight is None else weight.to(mean.dtype)
+        # The kernel multiplies by gamma / sigma_B; r = sigma_B / sigma makes that gamma / sigma.
+        r = inverse / gradient_inverse
+        y_gradient, raw_weight_gradient, bias_gradient = torch.ops.aten.native_batch_norm_backward(
+            gradient,
+            y,
+            gamma * r,
+            None,
+            None,
+            gradient_mean,
+            gradient_inverse,
+            True,
+            0.0,
+            [True, True, True],
+        )
+        if share is not None:
+            frozen = gradient * ((1 - share) * gamma * inverse).view(1, -1, 1, 1)
+            y_gradient = torch.addcmul(frozen, y_gradient, share.view(1, -1, 1, 1)).to(y.dtype)
+        d = (gradient_mean - mean) * inverse
+        weight_gradient = None
+        if weight is not None:
+            weight_gradient = (r * raw_weight_gradient + d * bias_gradient).to(weight.dtype)
+        bias_gradient = None if ctx.bias_dtype is None else bias_gradient.to(ctx.bias_dtype)
+        return y_gradient, weight_gradient, bias_gradient, None, None, None, None, None

@@ -1,0 +1,77 @@
+from typing import Literal, get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from norm.convolution_moments import (
+    convolution_geometry,
+    mean_patch,
+    mean_response,
+    observed_padding_rule,
+    variance_slope,
+)
+
+Mode = Literal["zeros", "reflect", "replicate", "circular"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+def any_convolution(mode: Mode) -> tuple[nn.Conv2d, Tensor]:
+    torch.manual_seed(3)
+    convolution = nn.Conv2d(
+        4, 6, (3, 5), (2, 1), 2, (1, 2), groups=2, bias=False, padding_mode=mode
+    )
+    return convolution.double(), torch.randn(2, 4, 9, 11, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_mean_patch_gives_the_exact_mean_for_any_weight(
+    mode: Mode, memory_format: torch.memory_format
+) -> None:
+    convolution, x = any_convolution(mode)
+    x = x.to(memory_format=memory_format)
+    geometry = convolution_geometry(convolution, x, convolution(x).shape[2:], "declared")
+    patch = mean_patch(x, geometry)
+    for _ in range(2):
+        torch.nn.init.normal_(convolution.weight)
+        response = mean_response(patch.flatten(1)[None], convolution.weight)[0]
+        torch.testing.assert_close(response, convolution(x).mean((0, 2, 3)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_variance_slope_is_the_derivative_of_the_variance(mode: Mode) -> None:
+    convolution, x = any_convolution(mode)
+    y = convolution(x)
+    (expected,) = torch.autograd.grad(y.var((0, 2, 3), correction=0).sum(), convolution.weight)
+    geometry = convolution_geometry(convolution, x, (y.shape[2], y.shape[3]), "declared")
+    centred = (y - y.mean((0, 2, 3), keepdim=True)).detach()
+    slope = variance_slope(x, centred, convolution.weight.shape, geometry)
+    torch.testing.assert_close(slope, expected, rtol=1e-11, atol=1e-12)
+
+
+class SamePadding(nn.Conv2d):
+    """Pads for itself, more after than before, as TensorFlow does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = nn.functional.pad(x, [0, 1, 0, 1])
+        output: Tensor = self._conv_forward(padded, self.weight, self.bias)
+        return output
+
+
+class StandardizedWeight(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self._conv_forward(x, self.weight / self.weight.std(), self.bias)
+        return output
+
+
+def test_padding_of_a_subclass_is_recognised_by_what_it_computes() -> None:
+    x = torch.randn(1, 2, 8, 8)
+    plain, same, other = (
+        nn.Conv2d(2, 3, 3, 2, 1),
+        SamePadding(2, 3, 3, 2),
+        StandardizedWeight(2, 3, 3, 2),
+    )
+    assert observed_padding_rule(plain, x, plain(x)) == "declared"
+    assert observed_padding_rule(same, x, same(x)) == "same"
+    assert observed_padding_rule(other, x, other(x)) is None

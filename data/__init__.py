@@ -1,0 +1,98 @@
+"""Data sets: formats, decoding, immutable versions, splits, sampling and drawn frames.
+
+`FrameDataset` needs torch, which takes seconds to import, so it is loaded when it is first asked
+for; everything else is imported at once.  The generator is `data.synthetic`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from data.archive import ArchiveLimits, ArchiveMember, open_archive
+from data.augmentation import AugmentationSpec, CropSpec
+from data.errors import (
+    ArchiveError,
+    DataError,
+    ImageError,
+    LabelError,
+    LayoutError,
+    ManifestError,
+)
+from data.folder import FolderImport, import_folder
+from data.headers import ImageHeader, read_header
+from data.images import DecodedImage, decode_image
+from data.items import SPLIT_NAMES, Item, SplitName
+from data.labelme import LabelMeFile, read_labelme
+from data.labels import (
+    GoodFrame,
+    Labels,
+    MaskLabels,
+    Polygon,
+    PolygonLabels,
+    check_labels_fit,
+    is_defective,
+    labels_from_mask,
+    labels_from_polygons,
+    rasterize,
+)
+from data.layout import SampleKey, clean_name, sample_key
+from data.limits import PixelLimits
+from data.manifest import Manifest
+from data.masks import read_mask
+from data.split import SplitSpec, assign_splits
+from data.statistics import ManifestStatistics
+
+if TYPE_CHECKING:
+    from data.dataset import Frame, FrameDataset
+
+__all__ = [
+    "SPLIT_NAMES",
+    "ArchiveError",
+    "ArchiveLimits",
+    "ArchiveMember",
+    "AugmentationSpec",
+    "CropSpec",
+    "DataError",
+    "DecodedImage",
+    "FolderImport",
+    "Frame",
+    "FrameDataset",
+    "GoodFrame",
+    "ImageError",
+    "ImageHeader",
+    "Item",
+    "LabelError",
+    "LabelMeFile",
+    "Labels",
+    "LayoutError",
+    "Manifest",
+    "ManifestError",
+    "ManifestStatistics",
+    "MaskLabels",
+    "PixelLimits",
+    "Polygon",
+    "PolygonLabels",
+    "SampleKey",
+    "SplitName",
+    "SplitSpec",
+    "assign_splits",
+    "check_labels_fit",
+    "clean_name",
+    "decode_image",
+    "import_folder",
+    "is_defective",
+    "labels_from_mask",
+    "labels_from_polygons",
+    "open_archive",
+    "rasterize",
+    "read_header",
+    "read_labelme",
+    "read_mask",
+    "sample_key",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Frame", "FrameDataset"):
+        from data import dataset
+
+        return getattr(dataset, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

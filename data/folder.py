@@ -1,0 +1,316 @@
+"""Importing a folder in place: LabelMe files or index masks beside or parallel to pictures."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from data.errors import DataError, LabelError, LayoutError
+from data.headers import ImageHeader, read_header
+from data.images import decode_image
+from data.items import Item
+from data.labelme import read_labelme
+from data.labels import (
+    GoodFrame,
+    MaskLabels,
+    PolygonLabels,
+    check_labels_fit,
+    labels_from_mask,
+    labels_from_polygons,
+)
+from data.layout import SampleKey, clean_name, sample_key
+from data.limits import DEFAULT_LIMITS, PixelLimits
+from data.masks import read_mask
+from data.storage import sha256_hex
+
+Unlabelled = Literal["reject", "good", "exclude"]
+
+# What operating systems and archivers leave in folders.
+_LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+
+# The one class of masks whose classes nobody named.
+_DEFAULT_CLASS = "defect"
+
+
+@dataclass(frozen=True)
+class FolderImport:
+    """What a folder holds.
+
+    Attributes:
+        items: The good frames, sorted by name, without group and split.
+        classes: As given, or as found.
+        problems: One error a file that was not taken.
+        ignored: Files that are neither pictures nor labels, such as a README.
+        excluded: Unlabelled pictures that were left out because the caller said so.
+    """
+
+    items: tuple[Item, ...]
+    classes: tuple[str, ...]
+    problems: tuple[DataError, ...]
+    ignored: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+
+
+@dataclass
+class _Files:
+    """A folder's files by what they are: {key: names}."""
+
+    images: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    labels: dict[str, list[tuple[str, SampleKey]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    ignored: list[str] = field(default_factory=list)
+    problems: list[DataError] = field(default_factory=list)
+
+
+def import_folder(
+    folder: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    unlabelled: Unlabelled = "reject",
+    root: Path | None = None,
+    limits: PixelLimits = DEFAULT_LIMITS,
+) -> FolderImport:
+    """Read a data set where it lies; every picture and label is decoded once.
+
+    Args:
+        folder: Searched with its subfolders; hidden files are skipped.
+        classes: None takes LabelMe's class names in alphabetical order; masks have one class then,
+            ``defect``.
+        unlabelled: What a picture without label is: a problem (``missing_label``), a good frame,
+            or left out.
+        root: What items' paths are relative to; ``folder`` if None.
+        limits: Bounds on a picture's size.
+
+    Raises:
+        LayoutError: The folder is missing, outside ``root`` or holds no picture at all, or it
+            mixes LabelMe files and masks without naming the classes.
+    """
+    root = folder if root is None else root
+    prefix = _prefix(folder, root)
+    files = _sort_files(folder)
+    if not files.images:
+        raise LayoutError(
+            "no_images",
+            "The folder holds no .jpg, .png, .bmp or .tif picture.",
+            file=str(folder),
+            hint="Name the folder that contains the pictures, or their parent.",
+        )
+    found = tuple(classes) if classes is not None else _find_classes(folder, files)
+    reader = _SampleReader(folder, prefix, found, unlabelled, limits)
+    items, problems = _read_samples(files, reader)
+    for labels in files.labels.values():
+        problems += [_orphan(name) for name, _ in labels]
+    return FolderImport(
+        items=tuple(sorted(items, key=lambda item: item.name)),
+        classes=found,
+        problems=tuple(sorted(problems, key=lambda error: error.file or "")),
+        ignored=tuple(files.ignored),
+        excluded=tuple(reader.excluded),
+    )
+
+
+def _read_samples(files: _Files, reader: "_SampleReader") -> tuple[list[Item], list[DataError]]:
+    """Read every picture with its labels, which are taken out of ``files``."""
+    items = []
+    problems = list(files.problems)
+    for key, names in sorted(files.images.items()):
+        try:
+            item = reader.read(key, names, files.labels.pop(key, []))
+        except DataError as error:
+            problems.append(error)
+        else:
+            items += [item] if item is not None else []
+    return items, problems
+
+
+def _prefix(folder: Path, root: Path) -> str:
+    if not folder.is_dir():
+        raise LayoutError(
+            "folder_missing",
+            "There is no such folder.",
+            file=str(folder),
+            hint="Check the path; on a server it is the server's path.",
+        )
+    try:
+        relative = folder.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError as error:
+        raise LayoutError(
+            "folder_outside_root",
+            f"The folder does not lie under {root}.",
+            file=str(folder),
+            hint="Import a folder below the storage root.",
+        ) from error
+    return "" if relative == "." else relative + "/"
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        parts = name.lower().split("/")
+        if any(part.startswith(".") or part in _LITTER for part in parts):
+            continue
+        if path.is_file():
+            yield name
+
+
+def _sort_files(folder: Path) -> _Files:
+    files = _Files()
+    for name in _walk(folder):
+        try:
+            clean_name(name)
+        except LayoutError as error:
+            files.problems.append(error)
+            continue
+        try:
+            sample = sample_key(name)
+        except LayoutError:
+            files.ignored.append(name)
+            continue
+        if sample.kind == "image":
+            files.images[sample.key].append(name)
+        else:
+            files.labels[sample.key].append((name, sample))
+    return files
+
+
+def _find_classes(folder: Path, files: _Files) -> tuple[str, ...]:
+    kinds = {sample.kind for labels in files.labels.values() for _, sample in labels}
+    if kinds == {"mask", "labelme"}:
+        raise LayoutError(
+            "classes_needed",
+            "The folder mixes LabelMe files and masks, so its classes can't be told from it.",
+            file=str(folder),
+            hint="Name the classes, in the order of the masks' values.",
+        )
+    found: set[str] = set()
+    for labels in files.labels.values() if kinds == {"labelme"} else ():
+        for name, _ in labels:
+            try:
+                annotation = read_labelme(_read(folder, name), name=name, classes=None)
+            except DataError:
+                # Reading it again with its picture reports it.
+                continue
+            found |= {polygon.class_name for polygon in annotation.polygons}
+    return tuple(sorted(found)) or (_DEFAULT_CLASS,)
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise LayoutError(
+            "file_unreadable",
+            f"The file can't be read: {error.strerror}.",
+            file=name,
+            hint="Check the disk and the file's permissions.",
+        ) from error
+
+
+def _orphan(name: str) -> LabelError:
+    return LabelError(
+        "label_without_image",
+        "No picture belongs to this label.",
+        file=name,
+        hint="Add the picture of the same name, or remove the label.",
+    )
+
+
+class _SampleReader:
+    """Reads a picture with its label, and remembers which pictures it has seen."""
+
+    def __init__(
+        self,
+        folder: Path,
+        prefix: str,
+        classes: tuple[str, ...],
+        unlabelled: Unlabelled,
+        limits: PixelLimits,
+    ) -> None:
+        self._folder = folder
+        self._prefix = prefix
+        self._classes = classes
+        self._unlabelled = unlabelled
+        self._limits = limits
+        self._seen: dict[str, str] = {}
+        self.excluded: list[str] = []
+
+    def read(
+        self, key: str, names: Sequence[str], labels: Sequence[tuple[str, SampleKey]]
+    ) -> Item | None:
+        """Return the sample, or None if it is to be left out."""
+        name = names[0]
+        if len(names) > 1 or len(labels) > 1:
+            _refuse_ambiguity(names, [label for label, _ in labels])
+        if not labels and self._unlabelled == "exclude":
+            self.excluded.append(name)
+            return None
+        raw = _read(self._folder, name)
+        header = read_header(raw, name=name)
+        decode_image(raw, name=name, limits=self._limits)
+        digest = sha256_hex(raw)
+        if digest in self._seen:
+            raise LayoutError(
+                "duplicate_image",
+                f"The picture is the same as {self._seen[digest]}, byte for byte.",
+                file=name,
+                hint="Keep one: a picture in two splits would be both learned and judged.",
+            )
+        self._seen[digest] = name
+        return Item(
+            name=name,
+            key=key,
+            file=self._prefix + name,
+            sha256=digest,
+            width=header.width,
+            height=header.height,
+            channels=header.channels,
+            bit_depth=header.bit_depth,
+            group=None,
+            split=None,
+            labels=self._read_labels(name, labels, header),
+        )
+
+    def _read_labels(
+        self, image: str, labels: Sequence[tuple[str, SampleKey]], header: ImageHeader
+    ) -> GoodFrame | PolygonLabels | MaskLabels:
+        if not labels:
+            if self._unlabelled == "good":
+                return GoodFrame()
+            raise missing_label(image)
+        name, sample = labels[0]
+        raw = _read(self._folder, name)
+        if sample.kind == "labelme":
+            annotation = read_labelme(raw, name=name, classes=self._classes)
+            check_labels_fit((annotation.width, annotation.height), header, name)
+            return labels_from_polygons(annotation.polygons)
+        mask = read_mask(raw, name=name, classes=self._classes, limits=self._limits)
+        check_labels_fit((mask.shape[1], mask.shape[0]), header, name)
+        return labels_from_mask(mask, file=self._prefix + name, sha256=sha256_hex(raw))
+
+
+def missing_label(image: str) -> LabelError:
+    """Return the error for a picture that nobody has labelled or declared good."""
+    return LabelError(
+        "missing_label",
+        "The picture has no label.",
+        file=image,
+        hint="Upload its mask or LabelMe file, or declare unlabelled='good' or 'exclude'.",
+    )
+
+
+def _refuse_ambiguity(names: Sequence[str], labels: Sequence[str]) -> None:
+    if len(names) > 1:
+        raise LayoutError(
+            "duplicate_key",
+            f"{' and '.join(names)} would share one label.",
+            file=names[0],
+            hint="Give each picture a name of its own.",
+        )
+    raise LayoutError(
+        "duplicate_label",
+        f"The picture has {len(labels)} labels: {', '.join(labels)}.",
+        file=names[0],
+        hint="Keep the one that is right.",
+    )

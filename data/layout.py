@@ -1,0 +1,116 @@
+"""Which files belong together: names decide, never a file's place in an upload."""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+from data.errors import LayoutError
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+
+_IMAGE_FOLDERS = frozenset({"images", "image", "data", "img", "imgs"})
+_MASK_FOLDERS = frozenset({"masks", "mask", "ground_truth"})
+_LABEL_FOLDERS = _MASK_FOLDERS | {"label", "labels", "annotations", "json"}
+
+_MAX_NAME_BYTES = 255
+
+
+@dataclass(frozen=True)
+class SampleKey:
+    """What a file is, and the key it shares with its partner.
+
+    Attributes:
+        kind: A picture, its index mask or its LabelMe file.
+        key: Equal for a picture and its label.
+    """
+
+    kind: Literal["image", "mask", "labelme"]
+    key: str
+
+
+def sample_key(path: str) -> SampleKey:
+    """Return what a file is by its name, and the key that pairs a picture with its label.
+
+    The key is the path without its suffix and without the one folder (the nearest to the file)
+    that only says what lies in it: ``data/train/images/a.jpg`` and ``data/train/masks/a_mask.png``
+    share ``data/train/a``.  A label that lies beside its picture, as LabelMe writes it, drops the
+    picture's folder instead.
+
+    Args:
+        path: A name as `clean_name` returns it.
+
+    Raises:
+        LayoutError: The suffix is neither a picture's nor ``.json``.
+    """
+    pure = PurePosixPath(path)
+    suffix = pure.suffix.lower()
+    folders = list(pure.parts[:-1])
+    stem = pure.stem
+    if suffix == ".json":
+        return SampleKey("labelme", _join(_drop_label_folder(folders), stem))
+    if suffix not in PICTURE_SUFFIXES:
+        raise LayoutError(
+            "unsupported_file",
+            f"The suffix {suffix!r} is neither a picture's nor a LabelMe file's.",
+            file=path,
+            hint="Upload .jpg, .png, .bmp or .tif pictures, with .json (LabelMe) or mask .png.",
+        )
+    is_mask = stem.lower().endswith("_mask")
+    if is_mask or any(folder.lower() in _LABEL_FOLDERS for folder in folders):
+        # A stem that is nothing but `_mask` would leave an empty key.
+        stem = stem[: -len("_mask")] or stem if is_mask else stem
+        return SampleKey("mask", _join(_drop_label_folder(folders), stem))
+    return SampleKey("image", _join(_drop_nearest(folders, _IMAGE_FOLDERS), stem))
+
+
+def _drop_label_folder(folders: list[str]) -> list[str]:
+    dropped = _drop_nearest(folders, _LABEL_FOLDERS)
+    return dropped if len(dropped) < len(folders) else _drop_nearest(folders, _IMAGE_FOLDERS)
+
+
+def _drop_nearest(folders: list[str], names: frozenset[str]) -> list[str]:
+    for index in range(len(folders) - 1, -1, -1):
+        if folders[index].lower() in names:
+            return folders[:index] + folders[index + 1 :]
+    return folders
+
+
+def _join(folders: list[str], stem: str) -> str:
+    return "/".join([*folders, stem])
+
+
+def clean_name(path: str) -> str:
+    """Return a safe relative POSIX name, or refuse the path.
+
+    ``.`` components and doubled slashes are dropped; nothing else is repaired, because two
+    different names must never become one.
+
+    Raises:
+        LayoutError: ``unsafe_name``: the path is absolute, climbs with ``..``, is empty or too
+            long, or holds a backslash, a control character or text that is no Unicode.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    reason = None
+    if not parts:
+        reason = "is empty"
+    elif path.startswith("/") or re.match(r"[A-Za-z]:", parts[0]):
+        reason = "is absolute"
+    elif ".." in parts:
+        reason = "leaves its folder with '..'"
+    elif "\\" in path:
+        reason = "holds a backslash"
+    elif any(ord(character) < 32 or ord(character) == 127 for character in path):
+        reason = "holds a control character"
+    elif any(0xD800 <= ord(character) <= 0xDFFF for character in path):
+        reason = "is no valid Unicode"
+    elif len("/".join(parts).encode()) > _MAX_NAME_BYTES:
+        reason = f"is longer than {_MAX_NAME_BYTES} bytes"
+    if reason is not None:
+        raise LayoutError(
+            "unsafe_name",
+            f"The file name {reason}.",
+            file=path.encode("unicode_escape").decode()[:300],
+            hint="Rename the file; use a relative path with forward slashes.",
+        )
+    return "/".join(parts)

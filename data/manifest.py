@@ -1,0 +1,239 @@
+"""The manifest: one immutable data-set version as JSON Lines.
+
+The first line is a header, each further line one item.  Equal content has equal bytes (sorted keys,
+no spaces, items sorted by name, paths relative to a storage root), so the SHA-256 of the bytes
+names the version on every machine.
+"""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from data.errors import LayoutError, ManifestError
+from data.items import Item, SplitName
+from data.labels import MaskLabels, PolygonLabels
+from data.layout import clean_name
+from data.statistics import ManifestStatistics, count_items
+from data.storage import sha256_hex
+
+Task = Literal["segmentation", "detection"]
+
+FORMAT_NAME: Literal["hairline-manifest"] = "hairline-manifest"
+FORMAT_VERSION: Literal[1] = 1
+
+
+@dataclass(frozen=True)
+class _Header:
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal["hairline-manifest"]
+    format_version: Literal[1]
+    task: Task
+    classes: tuple[str, ...]
+    split_seed: int
+    # The count tells a file that lost its last lines from a whole one.
+    items: int = Field(ge=0)
+
+
+_HEADER = TypeAdapter(_Header)
+_ITEM = TypeAdapter(Item)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One data-set version; consistent by construction.
+
+    Attributes:
+        task: ``segmentation`` or ``detection``.
+        classes: Defect classes; a mask's value i + 1 stands for classes[i].
+        items: Kept sorted by name, so that equal content has equal bytes.
+        split_seed: The seed that `assign_splits` used.
+
+    Raises:
+        ManifestError: Names or classes repeat, a label names no class, a path leaves the root.
+    """
+
+    task: Task
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "items", tuple(sorted(self.items, key=lambda item: item.name)))
+        _check_classes(self.classes)
+        _check_unique(self.items)
+        for item in self.items:
+            _check_item(item, self.classes)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes, as hex; also that of the file which `write` makes."""
+        return sha256_hex(self._canonical_bytes())
+
+    def _canonical_bytes(self) -> bytes:
+        header = _Header(
+            FORMAT_NAME, FORMAT_VERSION, self.task, self.classes, self.split_seed, len(self.items)
+        )
+        return b"".join(_canonical_line(record) for record in (header, *self.items))
+
+    def write(self, path: Path) -> None:
+        """Write the manifest; ``path`` holds the old file or the whole new one, never a part."""
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._canonical_bytes())
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a manifest strictly.
+
+        Raises:
+            ManifestError: The file is missing or cut off, a line is no valid item, or the items
+                contradict each other; ``where`` is the line, with a JSON pointer inside it.
+        """
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise ManifestError(
+                "manifest_unreadable",
+                f"The manifest can't be read: {error.strerror}.",
+                file=str(path),
+                hint="Freeze the data-set version again.",
+            ) from error
+        return cls._parse(raw, str(path))
+
+    @classmethod
+    def _parse(cls, raw: bytes, name: str) -> Self:
+        lines = raw.split(b"\n")
+        if lines[-1]:
+            raise _cut_off(name, len(lines), "The last line does not end")
+        header = _parse_line(_HEADER, lines[0], name, 1)
+        items = tuple(_parse_line(_ITEM, line, name, n) for n, line in enumerate(lines[1:-1], 2))
+        if len(items) != header.items:
+            raise _cut_off(
+                name, len(lines), f"The header promises {header.items} items, {len(items)} follow"
+            )
+        try:
+            return cls(header.task, header.classes, items, header.split_seed)
+        except ManifestError as error:
+            raise error.renamed(name) from error
+
+    def subset(self, split: SplitName) -> Self:
+        """Return the manifest of one split's items."""
+        return dataclasses.replace(
+            self, items=tuple(item for item in self.items if item.split == split)
+        )
+
+    def statistics(self) -> ManifestStatistics:
+        """Count frames, defects and sizes by split and class."""
+        return count_items(self.items, self.classes)
+
+
+def _canonical_line(record: Any) -> bytes:
+    text = json.dumps(
+        dataclasses.asdict(record),
+        ensure_ascii=False,
+        allow_nan=False,
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+    return text.encode() + b"\n"
+
+
+def _parse_line(adapter: TypeAdapter[Any], line: bytes, name: str, number: int) -> Any:
+    try:
+        json.loads(line, object_pairs_hook=_refuse_repeated_keys)
+        return adapter.validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        pointer = "".join(f"/{part}" for part in first["loc"])
+        place, detail = f"line {number} {pointer}".rstrip(), first["msg"]
+    except (ValueError, RecursionError) as error:
+        place, detail = f"line {number}", str(error)
+    raise ManifestError(
+        "manifest_line",
+        f"The line is not valid: {detail}.",
+        file=name,
+        where=place,
+        hint="A manifest is never edited by hand; freeze the data-set version again.",
+    )
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the key {repeated[0]!r} repeats")
+    return dict(pairs)
+
+
+def _cut_off(name: str, line: int, detail: str) -> ManifestError:
+    return ManifestError(
+        "manifest_cut_off",
+        f"{detail}; the manifest was cut off or joined.",
+        file=name,
+        where=f"line {line}",
+        hint="Copy the manifest again, or freeze the data-set version again.",
+    )
+
+
+def _contradiction(detail: str, where: str | None = None) -> ManifestError:
+    return ManifestError(
+        "manifest_inconsistent",
+        detail,
+        where=where,
+        hint="Correct the data set and freeze the version again.",
+    )
+
+
+def _check_classes(classes: tuple[str, ...]) -> None:
+    # A mask stores class indices in 8 bits, and 255 is the usual "other" value.
+    if not 1 <= len(classes) <= 254 or len(set(classes)) != len(classes):
+        raise _contradiction(f"A data set has 1 to 254 different classes, not {list(classes)}.")
+    if not all(name.strip() for name in classes):
+        raise _contradiction("A class has an empty name.")
+
+
+def _check_unique(items: tuple[Item, ...]) -> None:
+    for field, values in (
+        ("name", Counter(item.name for item in items)),
+        ("key", Counter(item.key for item in items)),
+    ):
+        repeated = sorted(value for value, count in values.items() if count > 1)
+        if repeated:
+            raise _contradiction(f"Two items have the {field} {repeated[0]!r}.")
+
+
+def _check_item(item: Item, classes: tuple[str, ...]) -> None:
+    labels = item.labels
+    paths = [item.file] + ([labels.file] if isinstance(labels, MaskLabels) else [])
+    for path in paths:
+        try:
+            is_clean = clean_name(path) == path
+        except LayoutError:
+            is_clean = False
+        if not is_clean:
+            raise _contradiction(f"The path {path!r} is not relative to the root.", item.name)
+    if isinstance(labels, PolygonLabels):
+        strange = {polygon.class_name for polygon in labels.polygons} - set(classes)
+        if strange or not labels.polygons:
+            found = f"classes {sorted(strange)}" if strange else "no polygon"
+            raise _contradiction(f"The labels have {found}; classes: {list(classes)}.", item.name)
+    if isinstance(labels, MaskLabels):
+        values = (*labels.values, *(value for value, _ in labels.defects))
+        if not labels.values or not all(1 <= value <= len(classes) for value in values):
+            raise _contradiction(f"The mask values {labels.values} are no classes.", item.name)

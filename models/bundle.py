@@ -1,0 +1,184 @@
+"""A bundle is a model on disk: ``weights.safetensors`` and ``bundle.json``, and no pickle.
+
+The weights are those of an ordinary network with ``nn.BatchNorm2d``, not yet folded, so that a
+bundle can be trained further, exported or read by other tools.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.defects import OperatingPoint
+from models.errors import BundleError
+from models.preprocessing import Preprocessing
+from models.segmentation import build_segmentation_model
+from models.spec import ModelSpec, NormSpec
+from norm import convert_batchnorm
+
+WEIGHTS_NAME = "weights.safetensors"
+INFO_NAME = "bundle.json"
+
+
+class BundleInfo(BaseModel):
+    """What serving must know about a model besides its weights.
+
+    Attributes:
+        format_version: Of this file.
+        task: What the network answers.
+        classes: Defect classes in the order of the network's outputs.
+        model: The network.
+        norm: What normalization it was trained with; it is served as plain batch normalization.
+        preprocessing: How frames become tensors.
+        operating_point: Thresholds and the evidence behind them.
+        dataset_digest: Of the manifest it was trained on.
+        metrics: On the test split.
+        libraries: Versions it was trained with.
+        weights_sha256: Digest of the weights' file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: Literal[1] = 1
+    task: Literal["segmentation"] = "segmentation"
+    classes: tuple[str, ...]
+    model: ModelSpec
+    norm: NormSpec
+    preprocessing: Preprocessing
+    operating_point: OperatingPoint
+    dataset_digest: str
+    metrics: dict[str, Any] = {}
+    libraries: dict[str, str] = {}
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model in memory: what it is, and the network with its weights, in eval mode."""
+
+    info: BundleInfo
+    network: nn.Module
+
+
+def write_bundle(path: Path, info: BundleInfo, weights: dict[str, Tensor]) -> BundleInfo:
+    """Write a bundle; a reader sees either all of it or nothing.
+
+    Args:
+        path: The bundle's directory; an existing one is replaced.
+        info: Everything but the weights' digest, which is filled in.
+        weights: State dict of the plain network.
+
+    Returns:
+        The info as written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(contiguous, partial / WEIGHTS_NAME)
+    complete = info.model_copy(update={"weights_sha256": _sha256(partial / WEIGHTS_NAME)})
+    (partial / INFO_NAME).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    for name in (WEIGHTS_NAME, INFO_NAME):
+        _flush_to_disk(partial / name)
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+    _flush_to_disk(path.parent)
+    return complete
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a bundle and build its network; all that serving needs.
+
+    Raises:
+        BundleError: If a file is missing, damaged or of another format, or the weights are not
+            those that ``bundle.json`` names.
+    """
+    info = read_bundle_info(path)
+    weights_path = path / WEIGHTS_NAME
+    if not weights_path.is_file():
+        raise _bundle_error("bundle_incomplete", "the weights are missing", weights_path)
+    if _sha256(weights_path) != info.weights_sha256:
+        raise _bundle_error(
+            "bundle_damaged", "the weights' SHA-256 is not the one in bundle.json", weights_path
+        )
+    network = build_network(info)
+    try:
+        network.load_state_dict(load_file(weights_path))
+    except (RuntimeError, SafetensorError) as error:
+        raise _bundle_error(
+            "bundle_damaged", f"the weights don't fit: {error}", weights_path
+        ) from error
+    return Bundle(info=info, network=network.eval())
+
+
+def build_network(info: BundleInfo) -> nn.Module:
+    """Build the network that a bundle's weights belong to, with random weights."""
+    network = build_segmentation_model(
+        info.model,
+        class_count=len(info.classes),
+        in_channels=info.preprocessing.in_channels,
+    )
+    if info.norm.kind == "gn":
+        # Group norm has no statistics to freeze and stays what it is; all other kinds serve as
+        # plain batch normalization.
+        side_px = 2 * info.preprocessing.stride_px
+        example = torch.zeros(1, info.preprocessing.in_channels, side_px, side_px)
+        network, _ = convert_batchnorm(network, example, kind="gn")
+    return network
+
+
+def read_bundle_info(path: Path) -> BundleInfo:
+    """Read ``bundle.json`` alone.
+
+    Raises:
+        BundleError: If it is missing, damaged or of another format.
+    """
+    info_path = path / INFO_NAME
+    try:
+        return BundleInfo.model_validate(json.loads(info_path.read_bytes()))
+    except FileNotFoundError as error:
+        raise _bundle_error("bundle_incomplete", "bundle.json is missing", info_path) from error
+    except (ValidationError, ValueError) as error:
+        raise _bundle_error(
+            "bundle_damaged", f"bundle.json can't be read: {error}", info_path
+        ) from error
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that shape a model's numbers."""
+    import segmentation_models_pytorch
+    import timm
+
+    return {
+        "torch": torch.__version__,
+        "segmentation_models_pytorch": segmentation_models_pytorch.__version__,
+        "timm": timm.__version__,
+    }
+
+
+def _bundle_error(code: str, detail: str, path: Path) -> BundleError:
+    return BundleError(
+        code, detail, file=path.name, hint="copy the bundle again from where it was trained"
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,106 @@
+"""The frozen model: a bundle that looks at one frame of any size and says OK or NG."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.bundle import Bundle, BundleInfo
+from models.defects import Defect, Verdict, find_defects
+from models.preprocessing import Pixels, frame_to_tensor, pad_to_multiple
+from norm import fold_batchnorm
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model says of one frame.
+
+    Attributes:
+        verdict: ``NG`` if there is a defect, else ``OK``.
+        defects: Strongest first.
+        probabilities: (K, H, W) float32, at the frame's own size.
+        notes: What was converted or left out.
+        timings_ms: ``model`` and ``postprocess``.
+    """
+
+    verdict: Verdict
+    defects: tuple[Defect, ...]
+    probabilities: NDArray[np.float32]
+    notes: tuple[str, ...]
+    timings_ms: dict[str, float]
+
+
+class FrozenModel:
+    """A bundle ready to serve: statistics frozen and folded into the convolutions.
+
+    Not safe for several threads at once; one thread owns a device.
+
+    Args:
+        bundle: Its network is folded in place and belongs to this object from now on.
+        device: ``auto`` takes a GPU when there is one.
+
+    Attributes:
+        info: The bundle's.
+        device: The one in use.
+        fold_report: Which normalization layers were folded, and which were not and why.
+    """
+
+    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+        self.info: BundleInfo = bundle.info
+        self.device = resolve_device(device)
+        stride_px = self.info.preprocessing.stride_px
+        # Two strides a side: an FPN's deepest map must not shrink to one pixel while tracing.
+        side_px = 2 * stride_px
+        example = torch.zeros(1, self.info.preprocessing.in_channels, side_px, side_px)
+        network, self.fold_report = fold_batchnorm(bundle.network.eval(), example)
+        self._network = network.to(self.device).to(memory_format=torch.channels_last)
+
+    def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Return the probability of each class (K, H, W) at each pixel of a frame.
+
+        Raises:
+            FrameError: If the frame does not suit the model.
+        """
+        return self._forward(pixels)[0]
+
+    def inspect(self, pixels: Pixels) -> Inspection:
+        """Look at one frame (H, W) or (H, W, 3), uint8 or uint16, at its native size.
+
+        Raises:
+            FrameError: If the frame does not suit the model.
+        """
+        begin = time.perf_counter()
+        probabilities, notes = self._forward(pixels)
+        modelled = time.perf_counter()
+        defects, left_out = find_defects(
+            probabilities, self.info.classes, self.info.operating_point
+        )
+        done = time.perf_counter()
+        return Inspection(
+            verdict="NG" if defects else "OK",
+            defects=defects,
+            probabilities=probabilities,
+            notes=(*notes, *left_out),
+            timings_ms={
+                "model": 1000 * (modelled - begin),
+                "postprocess": 1000 * (done - modelled),
+            },
+        )
+
+    @torch.inference_mode()
+    def _forward(self, pixels: Pixels) -> tuple[NDArray[np.float32], list[str]]:
+        tensor, notes = frame_to_tensor(pixels, self.info.preprocessing)
+        height, width = tensor.shape[-2:]
+        batch = pad_to_multiple(tensor[None], self.info.preprocessing.stride_px)
+        batch = batch.to(self.device, memory_format=torch.channels_last)
+        logits = self._network(batch)[0, :, :height, :width]
+        return logits.float().sigmoid().contiguous().cpu().numpy(), notes
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device meant by ``auto``, ``cpu``, ``cuda`` or ``cuda:1``."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)

@@ -1,0 +1,94 @@
+"""What a network is, as data: JSON-ready, frozen, unknown keys refused."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Architecture = Literal["unet", "fpn"]
+Encoder = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+]
+
+# A U-Net's decoder widths for an encoder of five stages, deepest first; those of a shallower
+# encoder are the first of them, so that its finest map keeps enough channels for a scratch of one
+# pixel.
+_DEFAULT_DECODER_CHANNELS = (128, 64, 32, 16, 16)
+
+
+class ModelSpec(BaseModel):
+    """A segmentation network: architecture, encoder and their sizes.
+
+    Attributes:
+        architecture: ``unet`` keeps the finest detail, ``fpn`` is lighter at its output (stride 4).
+        encoder: The backbone; it starts from random weights, nothing is downloaded.
+        encoder_depth: Stages of the encoder; its deepest stride is ``2 ** encoder_depth``.
+        decoder_channels: U-Net only: widths from the deepest stage up, one a stage.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: Architecture = "unet"
+    encoder: Encoder = "resnet18"
+    encoder_depth: Annotated[int, Field(ge=3, le=5)] = 5
+    decoder_channels: tuple[Annotated[int, Field(ge=4, le=1024)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _check_shapes(self) -> Self:
+        channels = self.decoder_channels
+        if self.architecture == "fpn" and channels is not None:
+            raise ValueError("decoder_channels belongs to a unet; leave it out for an fpn")
+        if channels is not None and len(channels) != self.encoder_depth:
+            raise ValueError(
+                f"decoder_channels has {len(channels)} widths, encoder_depth asks for "
+                f"{self.encoder_depth}"
+            )
+        return self
+
+    @property
+    def unet_channels(self) -> tuple[int, ...]:
+        """The decoder's widths in force, deepest first."""
+        return self.decoder_channels or _DEFAULT_DECODER_CHANNELS[: self.encoder_depth]
+
+    @property
+    def stride_px(self) -> int:
+        """Frames are padded to a multiple of this."""
+        # An FPN's pyramid is built on strides up to 32 whatever the depth.
+        return 32 if self.architecture == "fpn" else 2**self.encoder_depth
+
+
+class NormSpec(BaseModel):
+    """Which normalization replaces batch normalization, and its options.
+
+    Attributes:
+        kind: ``cbn``, ``brn``, ``bn``, ``gn`` or ``frozen``, see ``norm.convert_batchnorm``.
+        window_size: ``cbn`` only: how many iterations are pooled.
+        burn_in_steps: ``cbn`` only: optimizer steps before the window is used.
+        variance: ``cbn`` only: ``centred`` or ``paper``.
+        gradient: ``cbn`` only: ``full`` or ``paper``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["cbn", "brn", "bn", "gn", "frozen"] = "cbn"
+    window_size: Annotated[int, Field(ge=1, le=64)] | None = None
+    burn_in_steps: Annotated[int, Field(ge=0)] | None = None
+    variance: Literal["centred", "paper"] | None = None
+    gradient: Literal["full", "paper"] | None = None
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Self:
+        if self.kind != "cbn" and self.options:
+            names = ", ".join(sorted(self.options))
+            raise ValueError(f"{names}: only kind 'cbn' takes it, this is {self.kind!r}")
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that were given, as ``norm.convert_batchnorm`` takes them."""
+        return self.model_dump(exclude={"kind"}, exclude_none=True)

@@ -1,0 +1,79 @@
+"""From probability maps to defects."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from models import ClassThreshold, OperatingPoint, find_defects
+from models.defects import MAX_DEFECTS
+
+
+def point(**thresholds: ClassThreshold) -> OperatingPoint:
+    return OperatingPoint(classes=thresholds)
+
+
+def test_a_region_is_reported_with_its_box_area_score_and_outline() -> None:
+    probabilities = np.zeros((1, 40, 60), np.float32)
+    probabilities[0, 10:14, 20:30] = 0.8
+    probabilities[0, 11, 25] = 0.9
+
+    defects, notes = find_defects(probabilities, ["pit"], point(pit=ClassThreshold()))
+
+    assert not notes
+    (defect,) = defects
+    assert defect.class_name == "pit"
+    assert defect.box == (20, 10, 10, 4)
+    assert defect.area_px == 40
+    assert defect.score == pytest.approx(0.9)
+    assert set(defect.polygon) == {(20, 10), (29, 10), (29, 13), (20, 13)}
+
+
+def test_each_class_has_its_own_threshold_and_minimum_area() -> None:
+    probabilities = np.zeros((2, 32, 32), np.float32)
+    probabilities[0, 2:4, 2:4] = 0.6
+    probabilities[1, 2:4, 2:4] = 0.6
+    strict = ClassThreshold(threshold=0.7)
+    large = ClassThreshold(threshold=0.5, min_area_px=5)
+
+    assert not find_defects(probabilities, ["a", "b"], point(a=strict, b=large))[0]
+    defects, _ = find_defects(probabilities, ["a", "b"], point(a=ClassThreshold(), b=large))
+    assert [defect.class_name for defect in defects] == ["a"]
+
+
+def test_pixels_that_touch_at_a_corner_are_one_defect() -> None:
+    probabilities = np.zeros((1, 32, 32), np.float32)
+    probabilities[0, [5, 6, 7], [5, 6, 7]] = 1.0
+    defects, _ = find_defects(probabilities, ["scratch"], point(scratch=ClassThreshold()))
+    assert [defect.area_px for defect in defects] == [3]
+
+
+def test_what_exceeds_the_limit_is_left_out_aloud_and_the_strongest_stay() -> None:
+    probabilities = np.zeros((1, 200, 200), np.float32)
+    probabilities[0, ::4, ::4] = 0.6
+    probabilities[0, 0, 0] = 0.99
+    defects, notes = find_defects(probabilities, ["pit"], point(pit=ClassThreshold()))
+    assert len(defects) == MAX_DEFECTS
+    assert defects[0].score == pytest.approx(0.99)
+    assert notes == [f"2500 defects found, the {MAX_DEFECTS} strongest are listed"]
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.just(1), st.integers(1, 24), st.integers(1, 24)),
+        elements=st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),
+    )
+)
+def test_every_pixel_above_the_threshold_belongs_to_exactly_one_defect(
+    probabilities: np.ndarray,
+) -> None:
+    defects, _ = find_defects(probabilities, ["pit"], point(pit=ClassThreshold(threshold=0.5)))
+    assert sum(defect.area_px for defect in defects) == np.count_nonzero(probabilities >= 0.5)
+    scores = [defect.score for defect in defects]
+    assert scores == sorted(scores, reverse=True)
+    for defect in defects:
+        x, y, width, height = defect.box
+        assert defect.score == probabilities[0, y : y + height, x : x + width].max()
+        assert all(x <= px < x + width and y <= py < y + height for px, py in defect.polygon)

@@ -1,0 +1,55 @@
+"""Frames become tensors the same way in training and in serving."""
+
+import numpy as np
+import pytest
+import torch
+
+from models import FrameError, Preprocessing, frame_to_tensor, pad_to_multiple
+
+MONO = Preprocessing(in_channels=1, bit_depth=8, mean=(100.0,), std=(50.0,), stride_px=32)
+COLOUR = Preprocessing(
+    in_channels=3, bit_depth=16, mean=(1.0, 2.0, 3.0), std=(1.0, 2.0, 4.0), stride_px=32
+)
+
+
+def test_pixels_are_standardized_in_their_own_units() -> None:
+    pixels = np.array([[0, 100, 150]], np.uint8)
+    tensor, notes = frame_to_tensor(pixels, MONO)
+    assert not notes
+    assert tensor.dtype == torch.float32
+    torch.testing.assert_close(tensor, torch.tensor([[[-2.0, 0.0, 1.0]]]))
+
+
+def test_sixteen_bits_keep_their_steps() -> None:
+    pixels = np.zeros((1, 2, 3), np.uint16)
+    pixels[0, 1] = (65_535, 65_534, 65_535)
+    tensor, _ = frame_to_tensor(pixels, COLOUR)
+    assert tensor[:, 0, 1].tolist() == [65_534.0, 32_766.0, 16_383.0]
+
+
+def test_a_mono_frame_for_a_colour_model_is_converted_aloud() -> None:
+    tensor, notes = frame_to_tensor(np.full((2, 2), 5, np.uint16), COLOUR)
+    assert tensor.shape == (3, 2, 2)
+    assert notes == ["mono frame repeated in the model's three channels"]
+
+
+def test_another_depth_or_colour_for_a_mono_model_is_refused() -> None:
+    with pytest.raises(FrameError, match="16 bits") as depth:
+        frame_to_tensor(np.zeros((2, 2), np.uint16), MONO)
+    assert depth.value.code == "bit_depth_mismatch"
+    with pytest.raises(FrameError, match="colour") as colour:
+        frame_to_tensor(np.zeros((2, 2, 3), np.uint8), MONO)
+    assert colour.value.code == "channels_mismatch"
+    assert colour.value.hint
+
+
+@pytest.mark.parametrize("size", [(1, 1), (31, 33), (32, 64), (2000, 2500)])
+def test_padding_reaches_the_stride_and_leaves_the_frame_alone(size: tuple[int, int]) -> None:
+    frame = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(0))
+    padded = pad_to_multiple(frame, 32)
+    height, width = size
+    assert padded.shape[-2] % 32 == 0
+    assert padded.shape[-1] % 32 == 0
+    assert padded.shape[-2] - height < 32
+    assert torch.equal(padded[..., :height, :width], frame)
+    assert torch.equal(padded[..., -1, -1], frame[..., -1, -1])

@@ -1,0 +1,98 @@
+"""The frozen model answers as the trained network would, at any frame size."""
+
+import numpy as np
+import pytest
+import torch
+
+from models import (
+    Bundle,
+    BundleInfo,
+    ClassThreshold,
+    FrozenModel,
+    ModelSpec,
+    NormSpec,
+    OperatingPoint,
+    Preprocessing,
+    build_network,
+    frame_to_tensor,
+    pad_to_multiple,
+)
+
+SPECS = {
+    "unet": ModelSpec(
+        encoder="mobilenet_v3_small", encoder_depth=4, decoder_channels=(32, 16, 8, 8)
+    ),
+    "resnet": ModelSpec(encoder="resnet18", encoder_depth=3, decoder_channels=(16, 8, 8)),
+    "fpn": ModelSpec(architecture="fpn", encoder="mobilenet_v2"),
+}
+
+
+def trained(spec: ModelSpec, kind: str = "cbn") -> Bundle:
+    """A network with running statistics far from their start, as training leaves them."""
+    info = BundleInfo(
+        classes=("pit",),
+        model=spec,
+        norm=NormSpec.model_validate({"kind": kind}),
+        preprocessing=Preprocessing(
+            in_channels=1, bit_depth=8, mean=(120.0,), std=(40.0,), stride_px=spec.stride_px
+        ),
+        operating_point=OperatingPoint(classes={"pit": ClassThreshold(threshold=0.5)}),
+        dataset_digest="0" * 64,
+    )
+    torch.manual_seed(0)
+    network = build_network(info).train()
+    with torch.no_grad():
+        for _ in range(5):
+            network(2 * torch.randn(2, 1, 64, 64) + 1)
+    return Bundle(info=info, network=network.eval())
+
+
+def frame(height_px: int, width_px: int) -> np.ndarray:
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (height_px, width_px), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("size", [(64, 64), (75, 133)])
+def test_folding_changes_no_probability(name: str, size: tuple[int, int]) -> None:
+    bundle = trained(SPECS[name])
+    pixels = frame(*size)
+    tensor, _ = frame_to_tensor(pixels, bundle.info.preprocessing)
+    with torch.no_grad():
+        padded = pad_to_multiple(tensor[None], bundle.info.preprocessing.stride_px)
+        expected = bundle.network(padded).sigmoid()[0, :, : size[0], : size[1]].numpy()
+
+    model = FrozenModel(bundle, device="cpu")
+    probabilities = model.probabilities(pixels)
+
+    assert not model.fold_report.left, "every normalization of these networks follows a convolution"
+    assert probabilities.shape == (1, *size)
+    assert probabilities.dtype == np.float32
+    # Float32 products in another order; the maps themselves span most of [0, 1].
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-5)
+
+
+def test_the_verdict_follows_from_the_defects() -> None:
+    bundle = trained(SPECS["unet"])
+    never = OperatingPoint(classes={"pit": ClassThreshold(threshold=1.1)})
+    always = OperatingPoint(classes={"pit": ClassThreshold(threshold=0.0)})
+    pixels = frame(50, 70)
+
+    silent = FrozenModel(
+        Bundle(bundle.info.model_copy(update={"operating_point": never}), bundle.network), "cpu"
+    ).inspect(pixels)
+    assert (silent.verdict, silent.defects) == ("OK", ())
+
+    bundle = trained(SPECS["unet"])
+    loud = FrozenModel(
+        Bundle(bundle.info.model_copy(update={"operating_point": always}), bundle.network), "cpu"
+    ).inspect(pixels)
+    assert loud.verdict == "NG"
+    assert loud.defects[0].area_px == 50 * 70
+    assert set(loud.timings_ms) == {"model", "postprocess"}
+
+
+def test_a_group_norm_model_is_served_as_it_is() -> None:
+    bundle = trained(SPECS["unet"], kind="gn")
+    model = FrozenModel(bundle, device="cpu")
+    assert model.probabilities(frame(64, 64)).shape == (1, 64, 64)

@@ -1,0 +1,191 @@
+"""A run is a directory: started, cancelled, killed, resumed, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data import Manifest, SplitSpec, assign_splits, import_folder
+from data.synthetic import write_dataset
+from training.events import read_events
+from training.run import EXIT_FAILED, EXIT_LOCKED, execute
+from training.run_directory import RunDirectory
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+CLASSES = ("scratch", "pit", "stain")
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A version of 24 drawn frames: the frames' root with the manifest beside them."""
+    root = tmp_path_factory.mktemp("frames")
+    write_dataset(root, count=24, good_rate=0.25, seed=3, width_px=192, height_px=160)
+    found = import_folder(root, classes=CLASSES, unlabelled="reject", root=None)
+    assert not found.problems
+    items = assign_splits(found.items, SplitSpec(group_pattern=r"(part_\d+)"))
+    Manifest("segmentation", CLASSES, items).write(root / "manifest.jsonl")
+    return root
+
+
+def make_run(directory: Path, frames: Path, **changes: Any) -> RunDirectory:
+    directory.mkdir()
+    config = {
+        "data": {"manifest": str(frames / "manifest.jsonl"), "root": str(frames)},
+        "model": {
+            "encoder": "mobilenet_v3_small",
+            "encoder_depth": 3,
+            "decoder_channels": [16, 8, 8],
+        },
+        "norm": {"kind": "cbn", "window_size": 4},
+        "budget": {"max_epochs": 3},
+        "checkpoint_every_s": 0,
+        "device": "cpu",
+        **changes,
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    return RunDirectory(directory)
+
+
+def start(run: RunDirectory) -> subprocess.Popen[bytes]:
+    with (run.path / "log.txt").open("ab") as log:
+        # One thread: sums of floats in a fixed order, whatever else the machine does.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "training", str(run.path)],
+            stdout=log,
+            stderr=log,
+            env=environment,
+        )
+
+
+def finish(run: RunDirectory) -> int:
+    return start(run).wait(timeout=300)
+
+
+def kinds(run: RunDirectory) -> list[str]:
+    return [event["kind"] for event in read_events(run.events)]
+
+
+def wait_for_step(run: RunDirectory, step: int) -> None:
+    deadline = time.monotonic() + 200
+    while not any(
+        event["kind"] == "checkpoint" and event["step"] >= step for event in read_events(run.events)
+    ):
+        assert time.monotonic() < deadline, (run.path / "log.txt").read_text()
+        time.sleep(0.02)
+
+
+def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = load_file(run.bundle / "weights.safetensors")
+    return loaded
+
+
+def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, frames: Path
+) -> None:
+    whole = make_run(tmp_path / "whole", frames)
+    assert finish(whole) == 0
+
+    killed = make_run(tmp_path / "killed", frames)
+    for step in (3, 13):
+        process = start(killed)
+        wait_for_step(killed, step)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert finish(killed) == 0
+
+    resumed = [e["resumed_from_step"] for e in read_events(killed.events) if e["kind"] == "started"]
+    assert resumed[0] is None
+    assert resumed[1] >= 3
+    assert resumed[2] >= 13
+    expected, found = weights(whole), weights(killed)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+def test_a_cancel_request_stops_the_run_and_a_later_start_goes_on(
+    tmp_path: Path, frames: Path
+) -> None:
+    run = make_run(tmp_path / "run", frames)
+    process = start(run)
+    wait_for_step(run, 2)
+    request = run.path / "requests" / "cancel"
+    request.parent.mkdir()
+    request.touch()
+    assert process.wait(timeout=120) == 0
+    assert kinds(run)[-1] == "cancelled"
+    assert not run.bundle.exists()
+
+    request.unlink()
+    assert finish(run) == 0
+    assert kinds(run)[-1] == "finished"
+    sequence = [event["seq"] for event in read_events(run.events)]
+    assert sequence == list(range(1, len(sequence) + 1))
+
+
+def test_a_second_start_leaves_a_living_run_alone(tmp_path: Path, frames: Path) -> None:
+    run = make_run(tmp_path / "run", frames)
+    with run.locked():
+        assert finish(run) == EXIT_LOCKED
+    assert not run.events.exists()
+
+
+def test_the_report_tells_what_was_trained_and_on_what_it_rests(
+    tmp_path: Path, frames: Path
+) -> None:
+    run = make_run(
+        tmp_path / "run",
+        frames,
+        resolution={"mode": "crop", "height_px": 96, "width_px": 96, "defect_rate": 0.7},
+    )
+    assert finish(run) == 0
+    report = json.loads(run.report.read_text())
+    assert {layer["kind"] for layer in report["norm"]["converted"]} == {"cbn"}
+    assert report["norm"]["left"] == []
+    assert report["folding"]["left"] == []
+    assert report["training"]["resolution"]["mode"] == "crop"
+    assert report["parity"]["max_difference"] <= report["parity"]["tolerance"]
+    metrics = report["metrics"]
+    assert metrics["escape"]["n"] + metrics["overkill"]["n"] == metrics["frames"]
+    assert set(report["operating_point"]["classes"]) == set(CLASSES)
+    assert report["baselines"]["all_background"]["dice"] == 0
+    assert 0 < report["baselines"]["all_foreground"]["dice"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "named"),
+    [
+        ({"batch": 2}, "config_invalid", "/batch"),
+        ({"batch_size": 0}, "config_invalid", "/batch_size"),
+        ({"device": "cuda:99"}, "device_missing", "cuda:99"),
+        (
+            {"resolution": {"mode": "crop", "height_px": 100, "width_px": 96}},
+            "crop_not_divisible",
+            "100",
+        ),
+        (
+            {"data": {"manifest": "/nowhere/manifest.jsonl", "root": "/nowhere"}},
+            "manifest_unreadable",
+            "",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_with_its_place_and_remedy(
+    tmp_path: Path, frames: Path, changes: dict[str, Any], code: str, named: str
+) -> None:
+    run = make_run(tmp_path / "run", frames, **changes)
+    assert execute(run.path) == EXIT_FAILED
+    failed = read_events(run.events)[-1]
+    assert (failed["kind"], failed["code"]) == ("failed", code)
+    assert named in failed["detail"]
+    assert failed["hint"]

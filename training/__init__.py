@@ -1,0 +1,1 @@
+"""A run: configuration in, events, checkpoints, report and bundle out; no rows, no HTTP."""

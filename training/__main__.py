@@ -1,0 +1,31 @@
+"""``python -m training RUN_DIR``: run or resume the run in a directory."""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Parse the command line, run, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description="Train as RUN_DIR/config.json says; killed, the same command goes on.",
+    )
+    parser.add_argument("run_dir", type=Path, help="a directory that holds config.json")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if not arguments.run_dir.is_dir():
+        parser.error(f"{arguments.run_dir} is not a directory")
+    # On a machine that trains and serves, waiting threads must not spin for a core that the other
+    # process needs.  OpenMP reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Here and not at the top, so that a wrong argument is answered without seconds of imports.
+    from training.run import execute
+
+    return execute(arguments.run_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

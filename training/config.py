@@ -1,0 +1,143 @@
+"""The configuration of a run: one frozen object, read once from ``config.json``."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data import AugmentationSpec
+from models.spec import ModelSpec, NormSpec
+from training.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(_Section):
+    """Where the frames are.
+
+    Attributes:
+        manifest: Path of the version's manifest.
+        root: Directory that the manifest's file names are relative to.
+    """
+
+    manifest: Path
+    root: Path
+
+
+class NativeResolution(_Section):
+    """Frames at their own size."""
+
+    mode: Literal["native"] = "native"
+
+
+class CropResolution(_Section):
+    """Windows of native pixels, for devices that can't hold a frame; evaluation stays whole.
+
+    Attributes:
+        height_px: Of the window.
+        width_px: Of the window.
+        defect_rate: Share of windows of defective frames that are put on a labelled pixel.
+    """
+
+    mode: Literal["crop"]
+    height_px: Annotated[int, Field(ge=64)]
+    width_px: Annotated[int, Field(ge=64)]
+    defect_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class Budget(_Section):
+    """How long to train; the first limit that is reached ends it.
+
+    Attributes:
+        max_epochs: Passes over the training frames.
+        max_steps: Optimizer steps.
+        max_minutes: Training time, summed over interruptions.  It makes the result depend on the
+            machine's speed.
+    """
+
+    max_epochs: Positive = 20
+    max_steps: Positive | None = None
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+
+
+class OptimizerSection(_Section):
+    """AdamW under a cosine schedule with linear warm-up.
+
+    Attributes:
+        learning_rate: The schedule's peak.
+        weight_decay: On weights of two or more dimensions alone.
+        warmup_steps: Length of the warm-up.
+        max_gradient_norm: Gradients are clipped to it.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 5.0
+
+
+class EarlyStopping(_Section):
+    """Stop when calibration frames see no more gain.
+
+    Attributes:
+        patience_epochs: Epochs without a better calibration Dice.
+    """
+
+    patience_epochs: Positive = 8
+
+
+class RunConfig(_Section):
+    """Everything that decides what a run computes, see ``docs/training.md``."""
+
+    format_version: Literal[1] = 1
+    data: DataSection
+    model: ModelSpec = ModelSpec()
+    norm: NormSpec = NormSpec()
+    resolution: Annotated[NativeResolution | CropResolution, Field(discriminator="mode")] = (
+        NativeResolution()
+    )
+    augmentation: AugmentationSpec = AugmentationSpec()
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 2
+    budget: Budget = Budget()
+    optimizer: OptimizerSection = OptimizerSection()
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a run's configuration.
+
+    Raises:
+        ConfigError: If it is missing, no JSON, or a field is unknown or out of range; the field is
+            named.
+    """
+    try:
+        return RunConfig.model_validate(json.loads(path.read_bytes()))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "config_missing",
+            f"{path.name} is not in {path.parent}",
+            hint="a run is a directory that holds config.json",
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            "config_invalid",
+            f"{path.name}, line {error.lineno}: {error.msg}",
+            hint="write it as JSON",
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        pointer = "/" + "/".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            "config_invalid",
+            f"{path.name}, {pointer}: {first['msg']}",
+            hint="see docs/training.md for the fields",
+        ) from error

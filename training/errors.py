@@ -1,0 +1,39 @@
+"""Why a run can't go on.
+
+TrainingError
+├── ConfigError      the configuration, or the data it names, can't be trained on
+├── CheckpointError  no checkpoint on disk can be used
+├── DivergedError    the loss is no longer a number
+├── ParityError      the frozen model does not answer as the trained one
+└── RunLockedError   another process is at work in the run's directory
+"""
+
+
+class TrainingError(Exception):
+    """An error a person can act on: what happened and what to do about it."""
+
+    def __init__(self, code: str, detail: str, *, hint: str | None = None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.hint = hint
+
+
+class ConfigError(TrainingError):
+    """The configuration, or the data it names, can't be trained on."""
+
+
+class CheckpointError(TrainingError):
+    """No checkpoint on disk can be used."""
+
+
+class DivergedError(TrainingError):
+    """The loss is no longer a number."""
+
+
+class ParityError(TrainingError):
+    """The frozen model does not answer as the trained one."""
+
+
+class RunLockedError(TrainingError):
+    """Another process is at work in the run's directory."""

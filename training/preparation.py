@@ -1,0 +1,252 @@
+"""Before the first step: check the data, measure it, build and convert the network."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from data import CropSpec, DataError, FrameDataset, Manifest
+from models import Preprocessing, SegmentationLoss, build_segmentation_model, resolve_device
+from norm import ConversionReport, convert_batchnorm
+from training.batches import count_steps, sizes_seen
+from training.config import CropResolution, RunConfig
+from training.errors import ConfigError
+from training.events import EventLog
+
+# Mean, deviation and foreground rate are means over millions of pixels a frame; more frames than
+# these change them little and cost minutes on a large set.
+MEASURED_FRAMES = 64
+# Decoding a 5-megapixel PNG takes as long as a small network's step on a crop of it; small sets are
+# decoded once.
+CACHE_BYTES = 1024**3
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What was measured on training frames.
+
+    Attributes:
+        mean: Per channel, in the frames' own units.
+        std: Per channel, in the same units.
+        foreground_rate: Per class, share of labelled pixels.
+        frames: How many frames were read.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    foreground_rate: tuple[float, ...]
+    frames: int
+
+
+@dataclass
+class Prepared:
+    """Everything a run needs before its first step."""
+
+    manifest: Manifest
+    train: FrameDataset
+    calibration: FrameDataset
+    test: FrameDataset
+    measurements: Measurements
+    preprocessing: Preprocessing
+    network: nn.Module
+    loss: SegmentationLoss
+    conversion: ConversionReport
+    device: torch.device
+    precision: torch.dtype
+
+
+def prepare(config: RunConfig, events: EventLog) -> Prepared:
+    """Read the manifest, measure the training frames and build the converted network.
+
+    Raises:
+        ConfigError: If the data can't be read or can't be trained on.
+    """
+    try:
+        manifest = Manifest.read(config.data.manifest)
+    except DataError as error:
+        raise ConfigError(error.code, error.detail, hint=error.hint) from error
+    bit_depth = _check_trainable(manifest, config)
+    device = _device_of(config)
+    crop = _crop_of(config)
+    train = FrameDataset(
+        manifest,
+        config.data.root,
+        "train",
+        seed=config.seed,
+        augmentation=config.augmentation,
+        crop=crop,
+        cache_frames=_frames_to_cache(manifest),
+    )
+    plain = {
+        split: FrameDataset(
+            manifest, config.data.root, split, seed=config.seed, augmentation=None, crop=None
+        )
+        for split in ("train", "calibration", "test")
+    }
+    measurements = measure(plain["train"])
+    channels: Literal[1, 3] = 1 if len(measurements.mean) == 1 else 3
+    preprocessing = Preprocessing(
+        in_channels=channels,
+        bit_depth=bit_depth,
+        mean=measurements.mean,
+        std=measurements.std,
+        stride_px=config.model.stride_px,
+    )
+    torch.manual_seed(config.seed)
+    network = build_segmentation_model(
+        config.model,
+        class_count=len(manifest.classes),
+        in_channels=channels,
+        foreground_rate=measurements.foreground_rate,
+    )
+    network = network.to(memory_format=torch.channels_last)
+    _, steps_total = count_steps(sizes_seen(train.items, config.resolution), config)
+    network, conversion = _convert(network, config, channels, steps_total)
+    for left in conversion.left:
+        events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
+    _warn_of_conversions(manifest, channels, events)
+    return Prepared(
+        manifest=manifest,
+        train=train,
+        calibration=plain["calibration"],
+        test=plain["test"],
+        measurements=measurements,
+        preprocessing=preprocessing,
+        network=network.to(device),
+        loss=SegmentationLoss(torch.tensor(measurements.foreground_rate)).to(device),
+        conversion=conversion,
+        device=device,
+        precision=_precision_of(config, device),
+    )
+
+
+def measure(dataset: FrameDataset) -> Measurements:
+    """Return mean, deviation and foreground rate over evenly spread frames of a data set."""
+    count = len(dataset)
+    indices = np.unique(np.linspace(0, count - 1, min(count, MEASURED_FRAMES)).round().astype(int))
+    pixel_count = 0
+    total: Any = 0.0
+    squares: Any = 0.0
+    labelled: Any = 0.0
+    for index in indices:
+        frame = dataset.frame(int(index), epoch=0)
+        values = frame.pixels.reshape(-1, frame.pixels.shape[2]).astype(np.float64)
+        pixel_count += len(values)
+        total = total + values.sum(axis=0)
+        squares = squares + np.square(values).sum(axis=0)
+        labelled = labelled + frame.mask.sum(axis=(0, 1), dtype=np.int64)
+    mean = total / pixel_count
+    # Float64 holds sums of squares of 16-bit values exactly up to two million 5-megapixel frames.
+    variance = np.maximum(squares / pixel_count - np.square(mean), 0)
+    # Frames of one grey level have no deviation to divide by; one unit leaves them at zero.
+    std = np.maximum(np.sqrt(variance), 1.0)
+    return Measurements(
+        mean=tuple(float(value) for value in mean),
+        std=tuple(float(value) for value in std),
+        foreground_rate=tuple(float(value) for value in labelled / pixel_count),
+        frames=len(indices),
+    )
+
+
+def _check_trainable(manifest: Manifest, config: RunConfig) -> Literal[8, 16]:
+    for split in ("train", "calibration", "test"):
+        if not manifest.subset(split).items:
+            raise ConfigError(
+                "split_empty",
+                f"the {split} split has no frame",
+                hint="make a version with more frames or other split shares",
+            )
+    if not any(item.is_defective for item in manifest.subset("train").items):
+        raise ConfigError(
+            "no_defects",
+            "no training frame shows a defect",
+            hint="label defects, or make a version whose training split holds some",
+        )
+    depths = {item.bit_depth for item in manifest.items}
+    if len(depths) > 1:
+        raise ConfigError(
+            "mixed_bit_depth",
+            "the version mixes 8-bit and 16-bit frames",
+            hint="make a version with frames of one depth",
+        )
+    if isinstance(config.resolution, CropResolution):
+        stride_px = config.model.stride_px
+        for side_px in (config.resolution.height_px, config.resolution.width_px):
+            if side_px % stride_px:
+                raise ConfigError(
+                    "crop_not_divisible",
+                    f"a crop side of {side_px} px is no multiple of the network's stride, "
+                    f"{stride_px} px",
+                    hint=f"use multiples of {stride_px}",
+                )
+    return 16 if depths == {16} else 8
+
+
+def _frames_to_cache(manifest: Manifest) -> int:
+    """Return how many decoded training frames fit in memory, all or none of them."""
+    items = manifest.subset("train").items
+    byte_count = sum(
+        item.width * item.height * (item.channels * item.bit_depth // 8 + len(manifest.classes))
+        for item in items
+    )
+    return len(items) if byte_count <= CACHE_BYTES else 0
+
+
+def _device_of(config: RunConfig) -> torch.device:
+    try:
+        device = resolve_device(config.device)
+    except RuntimeError as error:
+        raise ConfigError(
+            "device_unknown", f"there is no device {config.device!r}", hint="use auto, cpu or cuda"
+        ) from error
+    present = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= present:
+        raise ConfigError(
+            "device_missing",
+            f"device {config.device!r} is asked for, this machine has {present} GPUs",
+            hint="use auto, or cpu",
+        )
+    return device
+
+
+def _crop_of(config: RunConfig) -> CropSpec | None:
+    if not isinstance(config.resolution, CropResolution):
+        return None
+    return CropSpec(
+        height_px=config.resolution.height_px,
+        width_px=config.resolution.width_px,
+        defect_rate=config.resolution.defect_rate,
+    )
+
+
+def _convert(
+    network: nn.Module, config: RunConfig, channels: int, steps_total: int
+) -> tuple[nn.Module, ConversionReport]:
+    side_px = 2 * config.model.stride_px
+    example = torch.zeros(2, channels, side_px, side_px)
+    options = dict(config.norm.options)
+    if config.norm.kind == "brn":
+        # Batch Renormalization's schedule is scaled to the job's length.
+        options["total_steps"] = steps_total
+    return convert_batchnorm(network, example, kind=config.norm.kind, **options)
+
+
+def _warn_of_conversions(manifest: Manifest, channels: int, events: EventLog) -> None:
+    mono = sum(item.channels == 1 for item in manifest.items)
+    if channels == 3 and mono:
+        events.warning(
+            "mono_as_colour",
+            f"{mono} mono frames are repeated in three channels, the others are in colour",
+        )
+
+
+def _precision_of(config: RunConfig, device: torch.device) -> torch.dtype:
+    if config.precision == "float32":
+        return torch.float32
+    if config.precision == "bfloat16":
+        return torch.bfloat16
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float32

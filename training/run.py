@@ -1,0 +1,227 @@
+"""One run from its directory's ``config.json`` to its bundle; what ``python -m training`` does."""
+
+import json
+import logging
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data import DataError, FrameDataset
+from models import (
+    Bundle,
+    BundleInfo,
+    FrozenModel,
+    ModelsError,
+    OperatingPoint,
+    build_network,
+    library_versions,
+    load_bundle,
+    write_bundle,
+)
+from norm import NormError
+from training.baselines import trivial_baselines
+from training.checkpoint import load_latest_checkpoint
+from training.config import RunConfig, read_config
+from training.errors import ParityError, RunLockedError, TrainingError
+from training.evaluation import Frames, choose_operating_point, evaluate, whole_frames
+from training.events import EventLog
+from training.loop import EvalForward, TrainingLoop
+from training.preparation import Prepared, prepare
+from training.progress import Progress
+from training.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+# Folding reorders float32 products; on probability maps of trained networks it moved no pixel by a
+# tenth of this.  On a GPU, TensorFloat-32 convolutions round to ten bits.
+PARITY_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
+PARITY_FRAMES = 3
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_LOCKED = 3
+
+
+def execute(path: Path) -> int:
+    """Run or resume the run in a directory and return the program's exit status.
+
+    Side effects: everything is written into the directory; nothing outside it.
+    """
+    run = RunDirectory(path)
+    try:
+        with run.locked():
+            events = EventLog(run.events)
+            try:
+                return _guarded(run, events)
+            finally:
+                events.close()
+    except RunLockedError as error:
+        logger.error("%s", error.detail)  # noqa: TRY400 - a second start is no crash to trace.
+        return EXIT_LOCKED
+
+
+def _guarded(run: RunDirectory, events: EventLog) -> int:
+    """Do the work and turn what a person can act on into a ``failed`` event."""
+    try:
+        finished = _execute(run, events)
+    except _EXPLAINED as error:
+        events.write("failed", **_explain(error))
+        logger.exception("the run failed")
+        return EXIT_FAILED
+    if finished:
+        events.write("finished", bundle=run.bundle.name, report=run.report.name)
+    else:
+        events.write("cancelled")
+    return EXIT_OK
+
+
+_EXPLAINED = (TrainingError, ModelsError, DataError, NormError, torch.OutOfMemoryError)
+
+
+def _explain(error: Exception) -> dict[str, str | None]:
+    """Return code, detail and hint of an error that a person can act on."""
+    if isinstance(error, DataError):
+        place = " ".join(part for part in (error.file, error.where) if part)
+        return {"code": error.code, "detail": f"{place}: {error.detail}", "hint": error.hint}
+    if isinstance(error, TrainingError | ModelsError):
+        return {"code": error.code, "detail": error.detail, "hint": error.hint}
+    if isinstance(error, torch.OutOfMemoryError):
+        hint = "use batch_size 1, a smaller encoder, or resolution mode crop"
+        return {"code": "out_of_memory", "detail": str(error), "hint": hint}
+    return {"code": "norm_refused", "detail": str(error), "hint": "see docs/norm.md"}
+
+
+def _execute(run: RunDirectory, events: EventLog) -> bool:
+    checkpoint, damaged = load_latest_checkpoint(run.checkpoints)
+    step = checkpoint["state"]["step"] if checkpoint else None
+    events.write("started", pid=os.getpid(), resumed_from_step=step)
+    for name in damaged:
+        events.warning("checkpoint_damaged", f"{name} does not match its digest and was skipped")
+    config = read_config(run.config)
+    with events.heartbeats():
+        events.write("stage", stage="preparing")
+        prepared = prepare(config, events)
+        loop = TrainingLoop(config, prepared, run, events)
+        if checkpoint is not None:
+            loop.resume(checkpoint)
+        events.write("stage", stage="running")
+        epochs_total = -(-loop.steps_total // loop.steps_per_epoch)
+        with Progress(events, epochs_total) as progress:
+            if not loop.train(progress):
+                return False
+        events.write("stage", stage="evaluating")
+        loop.load_best()
+        report = _finish(run, config, prepared, loop, events)
+        _write_report(run, report)
+    return True
+
+
+def _finish(
+    run: RunDirectory,
+    config: RunConfig,
+    prepared: Prepared,
+    loop: TrainingLoop,
+    events: EventLog,
+) -> dict[str, Any]:
+    """Freeze, choose the operating point, write the bundle and judge what was written."""
+    classes = tuple(prepared.manifest.classes)
+    info = BundleInfo(
+        classes=classes,
+        model=config.model,
+        norm=config.norm,
+        preprocessing=prepared.preprocessing,
+        operating_point=OperatingPoint(classes={}),
+        dataset_digest=prepared.manifest.digest,
+        libraries=library_versions(),
+    )
+    network = build_network(info)
+    network.load_state_dict(loop.state.best_weights)
+    frozen = FrozenModel(Bundle(info=info, network=network.eval()), str(prepared.device))
+    parity = check_parity(prepared, frozen)
+    point = choose_operating_point(frozen, _frames_of(prepared.calibration), classes)
+    for name, chosen in point.classes.items():
+        if chosen.basis == "default":
+            events.warning("threshold_not_supported", f"{name}: {chosen.reason}")
+    info = info.model_copy(update={"operating_point": point})
+    metrics = evaluate(frozen, _frames_of(prepared.test)(), classes, point)
+    info = info.model_copy(update={"metrics": metrics})
+    write_bundle(run.bundle, info, loop.state.best_weights)
+    load_bundle(run.bundle)
+    baselines = trivial_baselines(_frames_of(prepared.calibration)(), _frames_of(prepared.test)())
+    return {
+        "metrics": metrics,
+        "baselines": baselines,
+        "operating_point": point.model_dump(mode="json"),
+        "parity": parity,
+        "norm": {
+            "spec": config.norm.model_dump(exclude_none=True),
+            **prepared.conversion.as_dict(),
+        },
+        "folding": frozen.fold_report.as_dict(),
+        "training": _training_summary(loop),
+        "measurements": vars(prepared.measurements),
+        "machine": _machine(prepared),
+    }
+
+
+def check_parity(prepared: Prepared, frozen: FrozenModel) -> dict[str, Any]:
+    """Compare the frozen model with the training-side eval forward on calibration frames.
+
+    Raises:
+        ParityError: If a probability differs by more than the stated tolerance.
+    """
+    forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
+    tolerance = PARITY_TOLERANCE[prepared.device.type]
+    count = min(PARITY_FRAMES, len(prepared.calibration))
+    difference = 0.0
+    for frame in whole_frames(lambda i: prepared.calibration.frame(i, 0), count):
+        trained = forward.probabilities(frame.pixels)
+        served = frozen.probabilities(frame.pixels)
+        difference = max(difference, float(np.abs(trained - served).max()))
+    if not difference <= tolerance:
+        raise ParityError(
+            "parity_failed",
+            f"the frozen model's probabilities differ by {difference:.2e} from the trained "
+            f"network's, the tolerance is {tolerance:.0e}",
+            hint="report it with the run's directory; the model must not be served",
+        )
+    return {"max_difference": difference, "tolerance": tolerance, "frames": count}
+
+
+def _frames_of(dataset: FrameDataset) -> Frames:
+    return lambda: whole_frames(lambda index: dataset.frame(index, 0), len(dataset))
+
+
+def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
+    state = loop.state
+    return {
+        "steps": state.step,
+        "epochs": loop.epoch,
+        "seconds": round(state.elapsed_s, 1),
+        "ended_by": state.ended_by,
+        "best_epoch": state.best_epoch,
+        "calibration_dice": state.best_dice,
+        "padded_pixel_share": state.padded_pixels / max(state.seen_pixels, 1),
+        "resolution": loop.config.resolution.model_dump(),
+        "batch_size": loop.config.batch_size,
+    }
+
+
+def _machine(prepared: Prepared) -> dict[str, Any]:
+    device = prepared.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "precision": str(prepared.precision).removeprefix("torch."),
+        "platform": platform.platform(),
+    }
+
+
+def _write_report(run: RunDirectory, report: dict[str, Any]) -> None:
+    partial = run.report.with_suffix(".partial")
+    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    partial.rename(run.report)

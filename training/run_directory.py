@@ -1,0 +1,75 @@
+"""A run is a directory; this is its layout and its lock."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.errors import RunLockedError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where everything of a run lies.
+
+    Attributes:
+        path: The directory.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """What to do."""
+        return self.path / "config.json"
+
+    @property
+    def events(self) -> Path:
+        """What happened, one JSON object a line."""
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What an interrupted run goes on from."""
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """How it ended."""
+        return self.path / "report.json"
+
+    @property
+    def bundle(self) -> Path:
+        """The model."""
+        return self.path / "bundle"
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody asked the run to stop."""
+        return (self.path / "requests" / "cancel").exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process.
+
+        The kernel releases the lock when the process ends, however it ends, so that a free lock
+        means a dead run.
+
+        Raises:
+            RunLockedError: If another process holds it.
+        """
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunLockedError(
+                    "run_locked",
+                    f"another process is at work in {self.path}",
+                    hint="wait for it, or end it first",
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The service: REST API, database, worker, inference, command line, client and demo."""

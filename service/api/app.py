@@ -1,0 +1,99 @@
+"""The FastAPI application: its state, its middleware and its routers."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import Any
+
+import anyio
+from fastapi import FastAPI
+
+from service.api import (
+    datasets,
+    deployments,
+    health,
+    imports,
+    items,
+    jobs,
+    models,
+    predict,
+    problems,
+    versions,
+)
+from service.api.request_id import RequestIdMiddleware
+from service.database import migrate
+from service.database.engine import open_engine, session_factory
+from service.datasets.imports import clear_archives
+from service.inference import InferenceEngine
+from service.settings import Settings
+from service.storage import Storage
+
+# A decoded 16-bit colour frame at the pixel limit takes 600 MB; more uploads than this wait.
+_PARALLEL_INGESTS = 2
+_ABANDONED_AFTER_S = 24 * 3600
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the REST API of one installation.
+
+    Side effects: creates the storage directory; migrates the database when the application starts.
+    """
+    app = FastAPI(
+        title="Hairline",
+        version=metadata.version("hairline"),
+        summary="Training and inference for high-resolution industrial defect detection.",
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.storage = Storage(settings.storage_dir)
+    app.state.engine = open_engine(settings)
+    app.state.read_sessions = session_factory(app.state.engine, writes=False)
+    app.state.write_sessions = session_factory(app.state.engine)
+    app.state.inference = InferenceEngine(app.state.storage, settings.device)
+    app.state.ingest_limiter = anyio.CapacityLimiter(_PARALLEL_INGESTS)
+    problems.install(app)
+    app.add_middleware(RequestIdMiddleware)
+    for router in (
+        datasets.router,
+        items.router,
+        imports.router,
+        versions.router,
+        jobs.router,
+        models.router,
+        deployments.router,
+        predict.router,
+        health.router,
+    ):
+        app.include_router(router)
+    _describe_problems(app)
+    return app
+
+
+def _describe_problems(app: FastAPI) -> None:
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        is_new = app.openapi_schema is None
+        document = generate()
+        if is_new:
+            problems.describe(document)
+        return document
+
+    # FastAPI's documented way to extend the document is to replace this method.
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    await anyio.to_thread.run_sync(migrate.upgrade, app.state.engine)
+    await anyio.to_thread.run_sync(_clear_abandoned, app)
+    yield
+    await anyio.to_thread.run_sync(app.state.inference.close)
+    app.state.engine.dispose()
+
+
+def _clear_abandoned(app: FastAPI) -> None:
+    older_than = time.time() - _ABANDONED_AFTER_S
+    app.state.storage.clear_spool(older_than=older_than)
+    clear_archives(app.state.engine, app.state.storage, older_than=older_than)

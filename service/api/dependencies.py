@@ -1,0 +1,63 @@
+"""What endpoints ask for; `service.api.app.create_app` puts it all on ``app.state``."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.inference import InferenceEngine
+from service.settings import Settings
+from service.storage import Storage
+
+
+def get_settings(request: Request) -> Settings:
+    """Return the installation's settings."""
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def get_storage(request: Request) -> Storage:
+    """Return the installation's storage."""
+    storage: Storage = request.app.state.storage
+    return storage
+
+
+def get_engine(request: Request) -> Engine:
+    """Return the installation's database."""
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def get_inference(request: Request) -> InferenceEngine:
+    """Return the engine that owns the device."""
+    inference: InferenceEngine = request.app.state.inference
+    return inference
+
+
+def get_read_session(request: Request) -> Iterator[Session]:
+    """Yield a session that never waits for a writer and never commits."""
+    sessions: sessionmaker[Session] = request.app.state.read_sessions
+    with sessions() as session:
+        yield session
+
+
+def get_session(request: Request) -> Iterator[Session]:
+    """Yield a session that is committed when the endpoint returns, rolled back when it raises.
+
+    Its first statement takes the write lock: decode, hash and write files before it or without it.
+    """
+    sessions: sessionmaker[Session] = request.app.state.write_sessions
+    with sessions.begin() as session:
+        yield session
+
+
+# With function scope the commit comes before the answer is sent: a client that reads 201 finds the
+# row, and a commit that fails is answered as the failure it is.
+ReadSession = Annotated[Session, Depends(get_read_session, scope="function")]
+WriteSession = Annotated[Session, Depends(get_session, scope="function")]
+EngineDependency = Annotated[Engine, Depends(get_engine)]
+InferenceDependency = Annotated[InferenceEngine, Depends(get_inference)]
+SettingsDependency = Annotated[Settings, Depends(get_settings)]
+StorageDependency = Annotated[Storage, Depends(get_storage)]

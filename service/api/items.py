@@ -1,0 +1,173 @@
+"""A data set's frames and labels: browse, preview, delete."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response, status
+from sqlalchemy import select
+
+from data.labels import GoodFrame, Labels, PolygonLabels
+from service.api.dependencies import ReadSession, StorageDependency, WriteSession
+from service.api.paging import Cursor, Limit, Page, fetch_page
+from service.database.tables import Dataset, Item, Label
+from service.datasets.labels import UNDECLARED_MASK_CLASS, load_labels, named_classes
+from service.datasets.previews import PreviewFormat, PreviewKind, render
+from service.datasets.repository import (
+    delete_item,
+    find_label,
+    get_dataset,
+    get_item,
+    get_label,
+    labels_of,
+    select_items,
+    select_waiting_labels,
+)
+from service.datasets.resources import ItemResource, LabelResource
+from service.errors import NotFound
+
+router = APIRouter(prefix="/datasets/{dataset_id}", tags=["data sets"])
+
+MaxSide = Annotated[
+    int | None,
+    Query(ge=16, le=32_768, description="Longest side in px; the frame's own size if left out."),
+]
+
+
+@router.get("/items", summary="Browse frames")
+def list_items(
+    dataset_id: str,
+    session: ReadSession,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    labelled: Annotated[bool | None, Query(description="Only with, or only without label.")] = None,
+) -> Page[ItemResource]:
+    """List frames in the order of their keys, which is that of their names without suffix."""
+    get_dataset(session, dataset_id)
+    rows, following = fetch_page(
+        session,
+        select_items(dataset_id, labelled=labelled),
+        order=(Item.key,),
+        limit=limit,
+        cursor=cursor,
+    )
+    labels = labels_of(session, rows)
+    items = [_item_answer(row, labels.get(row.key)) for row in rows]
+    return Page(items=items, next_cursor=following)
+
+
+@router.get("/items/{item_id}", summary="Look at a frame")
+def read_item(dataset_id: str, item_id: str, session: ReadSession) -> ItemResource:
+    """Return a frame and its label."""
+    item = get_item(session, dataset_id, item_id)
+    return _item_answer(item, find_label(session, dataset_id, item.key))
+
+
+@router.get(
+    "/items/{item_id}/{kind}",
+    summary="Preview a frame, its mask or its outlines",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}, "image/png": {}}}},
+)
+def preview_item(
+    dataset_id: str,
+    item_id: str,
+    kind: PreviewKind,
+    request: Request,
+    session: ReadSession,
+    storage: StorageDependency,
+    max_side_px: MaxSide = None,
+    format: PreviewFormat = "jpeg",  # noqa: A002 - the parameter's public name.
+) -> Response:
+    """Draw the frame (`image`), its labels (`mask`), or outlines in class colours (`overlay`)."""
+    item = get_item(session, dataset_id, item_id)
+    dataset = get_dataset(session, dataset_id)
+    label = None if kind == "image" else get_label(session, item)
+    labels = load_labels(label.content) if label is not None else GoodFrame()
+    # The frame and the label never change under their digests, so a browser may keep the picture
+    # and ask only whether it still stands.
+    parts = (item.sha256[:24], label.sha256[:24] if label else "", kind, max_side_px, format)
+    etag = '"' + "-".join(str(part) for part in parts) + '"'
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if request.headers.get("If-None-Match") == etag:
+        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    preview = render(
+        storage.read_blob(item.sha256),
+        name=item.name,
+        labels=labels,
+        classes=_preview_classes(dataset, labels),
+        mask_root=storage.root,
+        kind=kind,
+        max_side_px=max_side_px,
+        picture_format=format,
+    )
+    return Response(preview.content, media_type=preview.media_type, headers=headers)
+
+
+@router.delete("/items/{item_id}", status_code=status.HTTP_204_NO_CONTENT, summary="Delete a frame")
+def remove_item(dataset_id: str, item_id: str, session: WriteSession) -> None:
+    """Delete a frame and its label; versions frozen before keep both."""
+    delete_item(session, get_item(session, dataset_id, item_id))
+
+
+@router.delete(
+    "/items/{item_id}/label",
+    status_code=status.HTTP_204_NO_CONTENT,
+    summary="Delete a frame's label",
+)
+def remove_item_label(dataset_id: str, item_id: str, session: WriteSession) -> None:
+    """Delete a frame's label, so that another can be uploaded."""
+    session.delete(get_label(session, get_item(session, dataset_id, item_id)))
+
+
+@router.get("/labels", summary="Browse labels")
+def list_labels(
+    dataset_id: str,
+    session: ReadSession,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    waiting: Annotated[bool, Query(description="Only those whose frame has not arrived.")] = False,
+) -> Page[LabelResource]:
+    """List labels in the order of their keys."""
+    get_dataset(session, dataset_id)
+    everything = select(Label).where(Label.dataset_id == dataset_id)
+    rows, following = fetch_page(
+        session,
+        select_waiting_labels(dataset_id) if waiting else everything,
+        order=(Label.key,),
+        limit=limit,
+        cursor=cursor,
+    )
+    return Page(items=[_label_answer(row) for row in rows], next_cursor=following)
+
+
+@router.delete(
+    "/labels/{label_id}", status_code=status.HTTP_204_NO_CONTENT, summary="Delete a label"
+)
+def remove_label(dataset_id: str, label_id: str, session: WriteSession) -> None:
+    """Delete a label, also one that waits for its frame."""
+    label = session.get(Label, label_id)
+    if label is None or label.dataset_id != dataset_id:
+        raise NotFound(
+            "label_not_found",
+            f"there is no label {label_id} in data set {dataset_id}",
+            hint=f"GET /datasets/{dataset_id}/labels lists them.",
+        )
+    session.delete(label)
+
+
+def _preview_classes(dataset: Dataset, labels: Labels) -> list[str]:
+    if dataset.classes is not None:
+        return dataset.classes
+    if isinstance(labels, PolygonLabels):
+        return sorted(named_classes(labels))
+    return [UNDECLARED_MASK_CLASS]
+
+
+def _item_answer(item: Item, label: Label | None) -> ItemResource:
+    columns: dict[str, Any] = {
+        name: getattr(item, name) for name in ItemResource.model_fields if name != "label"
+    }
+    return ItemResource(**columns, label=None if label is None else _label_answer(label))
+
+
+def _label_answer(label: Label) -> LabelResource:
+    return LabelResource(**{name: getattr(label, name) for name in LabelResource.model_fields})

@@ -1,0 +1,173 @@
+"""The command line: ``hairline serve``, ``upload``, ``predict``, ``demo``, ``version``.
+
+Everything heavy is imported inside the command that needs it, so that ``hairline --help`` answers
+at once.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from service.client import HairlineClient
+    from service.resources import Prediction
+
+app = typer.Typer(
+    help="Training and inference for high-resolution industrial defect detection.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_DEFAULT_URL = "http://127.0.0.1:8000"
+_UPLOAD_BATCH = 50
+
+Url = Annotated[str, typer.Option(envvar="HAIRLINE_URL", help="Where the service listens.")]
+
+
+@app.command()
+def serve(
+    storage: Annotated[
+        Path | None, typer.Option(help="Storage directory (HAIRLINE_STORAGE_DIR).")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (HAIRLINE_HOST).")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port, 0 takes a free one (HAIRLINE_PORT).")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:1 (HAIRLINE_DEVICE).")
+    ] = None,
+) -> None:
+    """Start the service: the REST API and a worker that trains."""
+    from pydantic import ValidationError
+
+    from service.errors import StorageError
+    from service.serve import configure_logging
+    from service.serve import serve as run
+    from service.settings import Settings
+
+    given = {"storage_dir": storage, "host": host, "port": port, "device": device}
+    wishes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    configure_logging()
+    try:
+        run(Settings(**wishes), lambda url: typer.echo(f"Hairline listens on {url}"))
+    except (ValidationError, StorageError, OSError) as error:
+        raise _exit(f"The service can't start: {error}") from error
+
+
+@app.command()
+def upload(
+    folder: Annotated[Path, typer.Argument(help="Frames with their masks or LabelMe files.")],
+    dataset: Annotated[str, typer.Option(help="Name of the data set; created if it is new.")],
+    url: Url = _DEFAULT_URL,
+) -> None:
+    """Upload a folder of frames and labels into a data set."""
+    from service.client import HairlineClient, HairlineError
+
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        raise _exit(f"{folder} holds no files.")
+    named = [(path.relative_to(folder).as_posix(), path) for path in files]
+    rejected = 0
+    with HairlineClient(url) as client:
+        try:
+            dataset_id = _dataset_id(client, dataset)
+            for start in range(0, len(named), _UPLOAD_BATCH):
+                rejected += _upload_batch(client, dataset_id, named[start : start + _UPLOAD_BATCH])
+        except HairlineError as error:
+            raise _exit(str(error)) from error
+    typer.echo(f"{dataset_id}: {len(files) - rejected} of {len(files)} files are there")
+    if rejected:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    frames: Annotated[list[Path], typer.Argument(help="Pictures to inspect.")],
+    deployment: Annotated[str, typer.Option(help="The name that is served.")] = "default",
+    model: Annotated[str | None, typer.Option(help="A model by its id instead.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    url: Url = _DEFAULT_URL,
+) -> None:
+    """Ask for the verdict on each picture; the exit status is 2 if any is not OK."""
+    from service.client import HairlineClient, HairlineError
+
+    all_ok = True
+    with HairlineClient(url) as client:
+        for frame in frames:
+            try:
+                answer = client.predict(
+                    frame, deployment=None if model else deployment, model=model
+                )
+            except (HairlineError, OSError) as error:
+                raise _exit(f"{frame}: {error}") from error
+            typer.echo(answer.model_dump_json() if as_json else _verdict_line(frame, answer))
+            all_ok = all_ok and answer.verdict == "OK"
+    if not all_ok:
+        raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option(help="Leave the service running at the end.")] = False,
+) -> None:
+    """Draw frames, train on them and inspect one, to see that all of it works."""
+    from service.demo import run_demo
+
+    run_demo(keep=keep)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib import metadata
+
+    typer.echo(metadata.version("hairline"))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _exit(message: str) -> typer.Exit:
+    typer.echo(message, err=True)
+    return typer.Exit(1)
+
+
+def _dataset_id(client: "HairlineClient", name: str) -> str:
+    for dataset in client.datasets():
+        if dataset.name == name:
+            return dataset.id
+    return client.create_dataset(name).id
+
+
+def _upload_batch(client: "HairlineClient", dataset_id: str, files: list[tuple[str, Path]]) -> int:
+    """Upload some files, say which were refused and why, and return how many."""
+    from service.client import HairlineError
+
+    try:
+        client.upload(dataset_id, files)
+    except HairlineError as error:
+        outcomes = error.problem.get("files")
+        if outcomes is None:
+            raise
+        rejected = [outcome for outcome in outcomes if outcome["outcome"] == "rejected"]
+        for outcome in rejected:
+            where = f" ({outcome['where']})" if outcome.get("where") else ""
+            hint = f" {outcome['hint']}" if outcome.get("hint") else ""
+            typer.echo(f"{outcome['file']}{where}: {outcome['detail']}{hint}", err=True)
+        return len(rejected)
+    return 0
+
+
+def _verdict_line(frame: Path, answer: "Prediction") -> str:
+    found = ", ".join(
+        f"{defect.class_name} {defect.score:.2f} at {defect.box}" for defect in answer.defects
+    )
+    return f"{answer.verdict}\t{frame}\t{found}".rstrip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""How the client talks HTTP: requests, pages, server-sent events, and one error for all of it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+JsonObject = dict[str, Any]
+
+
+class HairlineError(Exception):
+    """The service refused a request or could not be reached; ``str()`` says what to do.
+
+    Attributes:
+        status: HTTP status; None when there was no answer.
+        problem: The answer's problem, with ``code``, ``detail`` and where known ``file``, ``where``
+            and ``hint``.
+    """
+
+    def __init__(self, status: int | None, problem: JsonObject) -> None:
+        hint = problem.get("hint")
+        super().__init__(str(problem.get("detail")) + (f" ({hint})" if hint else ""))
+        self.status = status
+        self.problem = problem
+
+    @property
+    def code(self) -> str:
+        """The stable word for what is wrong."""
+        return str(self.problem.get("code"))
+
+
+class Transport:
+    """Sends requests to one service; every method raises `HairlineError` when it fails.
+
+    Args:
+        base_url: Where the service listens.
+        timeout_s: For each request.
+    """
+
+    def __init__(self, base_url: str, timeout_s: float) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Return the answer to a request; ``options`` are httpx's."""
+        with _transport_errors():
+            response = self._http.request(method, path, **options)
+        _check(response)
+        return response
+
+    def call(self, method: str, path: str, **options: Any) -> JsonObject:
+        """Return the JSON object that answers a request."""
+        response = self.send(method, path, **options)
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise HairlineError(response.status_code, _no_hairline(response))
+        return answer
+
+    def pages(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[JsonObject]:
+        """Yield the items of a list, page after page."""
+        params = dict(query or {})
+        while True:
+            page = self.call("GET", path, params=params)
+            yield from page["items"]
+            if page["next_cursor"] is None:
+                return
+            params["cursor"] = page["next_cursor"]
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """Yield the body of an answer piece by piece."""
+        with self._stream(path, {}) as response:
+            yield from response.iter_bytes()
+
+    def events(self, path: str, last_event_id: int) -> Iterator[JsonObject]:
+        """Yield server-sent events as ``{"kind": …, **data}`` until the stream ends."""
+        with self._stream(path, {"Last-Event-ID": str(last_event_id)}) as response:
+            kind = ""
+            for line in response.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    kind = value
+                elif field == "data":
+                    yield {"kind": kind, **json.loads(value)}
+
+    @contextmanager
+    def _stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+        with _transport_errors(), self._http.stream("GET", path, headers=headers) as response:
+            if not response.is_success:
+                response.read()
+            _check(response)
+            yield response
+
+
+@contextmanager
+def _transport_errors() -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        problem = {
+            "code": "unreachable",
+            "detail": f"the service did not answer: {error or type(error).__name__}",
+            "hint": "is it running, and is the address right?",
+        }
+        raise HairlineError(None, problem) from error
+
+
+def _check(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict) or "code" not in problem:
+        problem = _no_hairline(response)
+    raise HairlineError(response.status_code, problem)
+
+
+def _no_hairline(response: httpx.Response) -> JsonObject:
+    return {
+        "code": "no_hairline",
+        "detail": f"{response.url} answered {response.status_code}, and not as Hairline does",
+        "hint": "is the address right?",
+    }

@@ -1,0 +1,189 @@
+"""What the API answers about data sets; the client reads the same.
+
+Nothing here may import FastAPI, the database or anything slow: the client imports it.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.errors import FileOutcome
+
+
+class _Resource(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+ImportStatus = Literal["queued", "running", "succeeded", "succeeded_with_problems", "failed"]
+
+
+class ImportFailure(_Resource):
+    """Why an import failed as a whole and what to do about it."""
+
+    code: str
+    detail: str
+    hint: str | None = None
+
+
+class Obstacle(_Resource):
+    """Something that keeps a version from being frozen."""
+
+    code: str
+    detail: str
+    hint: str
+
+
+class DatasetResource(_Resource):
+    """A data set and how far it is labelled."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "ds_4k7zq0m3r8t1v5x9",
+                    "name": "bearing-rings",
+                    "task": "segmentation",
+                    "classes": ["scratch", "pit"],
+                    "created_at": "2025-03-01T08:30:00Z",
+                    "counts": {
+                        "items": 120,
+                        "labelled": 118,
+                        "unlabelled": 2,
+                        "labels_without_image": 0,
+                    },
+                    "class_counts": {"pit": 31, "scratch": 54},
+                    "problems": [
+                        {
+                            "code": "missing_label",
+                            "detail": "2 frames have no label",
+                            "hint": "Upload their labels, or say what they are when freezing.",
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
+    id: str
+    name: str
+    task: str
+    classes: list[str] | None
+    created_at: datetime
+    counts: dict[str, int]
+    class_counts: Annotated[dict[str, int], Field(description="Labels that carry each class.")]
+    problems: list[Obstacle]
+
+
+class UploadResource(_Resource):
+    """What became of each file, in the order sent."""
+
+    files: list[FileOutcome]
+    counts: dict[str, int]
+
+
+class LabelResource(_Resource):
+    """A label file."""
+
+    id: str
+    name: str
+    kind: str
+    width: int
+    height: int
+    classes: dict[str, int]
+    created_at: datetime
+
+
+class ItemResource(_Resource):
+    """A frame and its label."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "itm_2f5h8k1n4q7t0w3z",
+                    "name": "images/part_01.png",
+                    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                    "byte_count": 4_812_331,
+                    "width": 2500,
+                    "height": 2000,
+                    "channels": 1,
+                    "bit_depth": 8,
+                    "notes": [],
+                    "created_at": "2025-03-01T08:31:00Z",
+                    "label": None,
+                }
+            ]
+        }
+    )
+
+    id: str
+    name: str
+    sha256: str
+    byte_count: int
+    width: int
+    height: int
+    channels: int
+    bit_depth: int
+    notes: list[str]
+    created_at: datetime
+    label: LabelResource | None
+
+
+class ImportResource(_Resource):
+    """An archive on its way into a data set."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "imp_3g6j9m2p5s8v1y4b",
+                    "dataset": "ds_4k7zq0m3r8t1v5x9",
+                    "status": "succeeded_with_problems",
+                    "done": 240,
+                    "total": 240,
+                    "rejected": [
+                        {
+                            "file": "images/part_07.jpg",
+                            "outcome": "rejected",
+                            "item": None,
+                            "code": "image_damaged",
+                            "detail": "The JPEG data are cut off or damaged.",
+                            "where": None,
+                            "hint": "Copy it again from the camera.",
+                            "notes": [],
+                        }
+                    ],
+                    "error": None,
+                    "created_at": "2025-03-01T08:30:00Z",
+                }
+            ]
+        }
+    )
+
+    id: str
+    dataset: str
+    status: ImportStatus
+    done: Annotated[int, Field(description="Files dealt with.")]
+    total: int | None
+    rejected: list[FileOutcome]
+    error: ImportFailure | None
+    created_at: datetime
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.status not in {"queued", "running"}
+
+
+class VersionResource(_Resource):
+    """A version of a data set; it never changes."""
+
+    id: str
+    dataset: str
+    digest: Annotated[str, Field(description="SHA-256 of the manifest.")]
+    classes: list[str]
+    split: dict[str, Any]
+    statistics: dict[str, Any]
+    warnings: Annotated[list[str], Field(description="What was assumed or left out.")]
+    created_at: datetime

@@ -1,0 +1,318 @@
+"""Accepting files into a data set: each is checked whole, kept whole, and then becomes a row.
+
+The blob is on disk before the row that names it, so a process killed in between leaves nothing a
+reader could trip over, and sending the same file again completes it.  Two uploads of the same file
+at once meet in the unique constraints of the tables: the later one is told what it would have been
+told had it come a second later.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from data.errors import DataError, LabelError, LayoutError
+from data.images import decode_image
+from data.layout import SampleKey, clean_name, sample_key
+from service.database.engine import session_factory
+from service.database.tables import Dataset, Item, Label
+from service.datasets.labels import dump_labels, read_label
+from service.datasets.repository import (
+    find_item,
+    find_item_by_content,
+    find_label,
+    get_dataset,
+)
+from service.errors import FileOutcome
+from service.ids import new_id
+from service.settings import Settings
+from service.storage import Storage
+
+# A name that is refused for its length is not repeated whole in the answer.
+_NAME_CHARACTERS_SHOWN = 300
+
+
+@dataclass(frozen=True)
+class IncomingFile:
+    """A file on its way in.
+
+    Attributes:
+        name: As the sender named it, folders included.
+        open: Opens the content for one reading.
+    """
+
+    name: str
+    open: Callable[[], IO[bytes]]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A file whose name has been understood and whose content has been read."""
+
+    name: str
+    key: SampleKey
+    raw: bytes
+    sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha256", hashlib.sha256(self.raw).hexdigest())
+
+
+class Uploads:
+    """Takes files into one data set.
+
+    Raises:
+        NotFound: There is no such data set.
+    """
+
+    def __init__(
+        self, engine: Engine, storage: Storage, settings: Settings, dataset_id: str
+    ) -> None:
+        self._reads = session_factory(engine, writes=False)
+        self._writes = session_factory(engine)
+        self._storage = storage
+        self._settings = settings
+        with self._reads() as session:
+            self._dataset: Dataset = get_dataset(session, dataset_id)
+
+    def accept_all(self, files: Sequence[IncomingFile]) -> tuple[FileOutcome, ...]:
+        """Accept each file, frames before labels, and return the outcomes in the order given."""
+        outcomes: dict[int, FileOutcome] = {}
+        for index in upload_order([file.name for file in files]):
+            outcomes[index] = self.accept(files[index])
+        return tuple(outcomes[index] for index in range(len(files)))
+
+    def accept(self, file: IncomingFile) -> FileOutcome:
+        """Accept one file or say why not.
+
+        Side effects: a blob, then a row in a transaction of its own.
+
+        Raises:
+            StorageError: The disk is full or fails.
+        """
+        try:
+            sample = self._read(file)
+            if sample.key.kind == "image":
+                return self._accept_image(sample)
+            return self._accept_label(sample)
+        except DataError as error:
+            return rejected(file.name, error)
+
+    def _read(self, file: IncomingFile) -> _Sample:
+        name = clean_name(file.name)
+        key = sample_key(name)
+        limit = self._settings.max_file_bytes
+        with file.open() as stream:
+            # What an archive announces as a member's size may be a lie, so it is read to the limit.
+            raw = stream.read(limit + 1)
+        if len(raw) > limit:
+            raise LayoutError(
+                "file_too_large",
+                f"The file has more than {limit} bytes.",
+                file=name,
+                where=f"byte {limit}",
+                hint="Compress the picture without loss (PNG), or raise HAIRLINE_MAX_FILE_BYTES.",
+            )
+        return _Sample(name, key, raw)
+
+    def _accept_image(self, sample: _Sample) -> FileOutcome:
+        with self._reads() as session:
+            settled = _image_conflict(session, self._dataset.id, sample, size=None)
+        if settled is not None:
+            return settled
+        decoded = decode_image(sample.raw, name=sample.name)
+        height, width = decoded.pixels.shape[:2]
+        item = Item(
+            id=new_id("itm"),
+            dataset_id=self._dataset.id,
+            name=sample.name,
+            key=sample.key.key,
+            sha256=sample.sha256,
+            byte_count=len(sample.raw),
+            width=width,
+            height=height,
+            channels=1 if decoded.pixels.ndim == 2 else 3,
+            bit_depth=decoded.pixels.dtype.itemsize * 8,
+            notes=list(decoded.notes),
+        )
+        return self._insert(
+            sample,
+            item,
+            lambda session: _image_conflict(
+                session, self._dataset.id, sample, size=(width, height)
+            ),
+            lambda _session: FileOutcome(sample.name, "accepted", item.id, notes=decoded.notes),
+        )
+
+    def _accept_label(self, sample: _Sample) -> FileOutcome:
+        with self._reads() as session:
+            settled = _label_conflict(session, self._dataset.id, sample, size=None)
+        if settled is not None:
+            return settled
+        read = read_label(
+            sample.raw,
+            name=sample.name,
+            kind="labelme" if sample.key.kind == "labelme" else "mask",
+            classes=self._dataset.classes,
+            file=self._storage.blob_relative(sample.sha256),
+            sha256=sample.sha256,
+        )
+        label = Label(
+            id=new_id("lbl"),
+            dataset_id=self._dataset.id,
+            name=sample.name,
+            key=sample.key.key,
+            kind=sample.key.kind,
+            sha256=sample.sha256,
+            width=read.width,
+            height=read.height,
+            classes=read.classes,
+            content=dump_labels(read.labels),
+        )
+
+        def outcome(session: Session) -> FileOutcome:
+            item = find_item(session, label.dataset_id, label.key)
+            if item is None:
+                return FileOutcome(sample.name, "accepted", notes=("waits for its frame",))
+            return FileOutcome(sample.name, "accepted", item.id)
+
+        return self._insert(
+            sample,
+            label,
+            lambda session: _label_conflict(
+                session, self._dataset.id, sample, size=(read.width, read.height)
+            ),
+            outcome,
+        )
+
+    def _insert(
+        self,
+        sample: _Sample,
+        row: Item | Label,
+        conflict: Callable[[Session], FileOutcome | None],
+        outcome: Callable[[Session], FileOutcome],
+    ) -> FileOutcome:
+        self._storage.put_stream([sample.raw])
+        try:
+            with self._writes.begin() as session:
+                settled = conflict(session)
+                if settled is not None:
+                    return settled
+                session.add(row)
+                session.flush()
+                return outcome(session)
+        except IntegrityError:
+            # Only a database whose writers overlap comes here; the winner's row is now visible.
+            with self._reads() as session:
+                settled = conflict(session)
+            if settled is None:
+                raise
+            return settled
+
+
+def _image_conflict(
+    session: Session, dataset_id: str, sample: _Sample, *, size: tuple[int, int] | None
+) -> FileOutcome | None:
+    """Return the outcome that the rows already decide for a frame, None if it may be added."""
+    same_key = find_item(session, dataset_id, sample.key.key)
+    if same_key is not None:
+        if same_key.sha256 == sample.sha256:
+            return FileOutcome(sample.name, "known", same_key.id)
+        return rejected(
+            sample.name,
+            LayoutError(
+                "duplicate_name",
+                f"The data set has another picture under this name ({same_key.name}).",
+                hint="Rename one of the two; or delete the older with DELETE "
+                f"/datasets/{dataset_id}/items/{same_key.id} and upload again.",
+            ),
+        )
+    same_content = find_item_by_content(session, dataset_id, sample.sha256)
+    if same_content is not None:
+        return rejected(
+            sample.name,
+            LayoutError(
+                "duplicate_content",
+                f"The same picture is in the data set as {same_content.name}.",
+                where="whole file",
+                hint="Leave one of the two out: a frame counted twice would end up in training "
+                "and in the test of what was learned.",
+            ),
+        )
+    label = find_label(session, dataset_id, sample.key.key)
+    if size is None or label is None or (label.width, label.height) == size:
+        return None
+    return rejected(
+        sample.name,
+        LabelError(
+            "label_size_mismatch",
+            f"The picture has {size[0]}x{size[1]} px, its label {label.name} is for "
+            f"{label.width}x{label.height} px.",
+            hint="Upload the picture that was labelled, or delete the label with DELETE "
+            f"/datasets/{dataset_id}/labels/{label.id}; labels are never rescaled.",
+        ),
+    )
+
+
+def _label_conflict(
+    session: Session, dataset_id: str, sample: _Sample, *, size: tuple[int, int] | None
+) -> FileOutcome | None:
+    """Return the outcome that the rows already decide for a label, None if it may be added."""
+    item = find_item(session, dataset_id, sample.key.key)
+    same_key = find_label(session, dataset_id, sample.key.key)
+    if same_key is not None:
+        if same_key.sha256 == sample.sha256:
+            return FileOutcome(sample.name, "known", item.id if item else None)
+        return rejected(
+            sample.name,
+            LayoutError(
+                "duplicate_name",
+                f"The frame has another label already ({same_key.name}).",
+                hint="Delete the older label first: DELETE "
+                f"/datasets/{dataset_id}/labels/{same_key.id}",
+            ),
+        )
+    if size is None or item is None or (item.width, item.height) == size:
+        return None
+    return rejected(
+        sample.name,
+        LabelError(
+            "label_size_mismatch",
+            f"The labels are for {size[0]}x{size[1]} px, the picture {item.name} has "
+            f"{item.width}x{item.height} px.",
+            hint="Upload the labels that were drawn on this picture; labels are never rescaled.",
+        ),
+    )
+
+
+def upload_order(names: Sequence[str]) -> list[int]:
+    """Return the indices of the names, frames first, so that labels find them."""
+
+    def is_label(name: str) -> bool:
+        try:
+            return sample_key(name).kind != "image"
+        except DataError:
+            return True
+
+    return sorted(range(len(names)), key=lambda index: is_label(names[index]))
+
+
+def rejected(name: str, error: DataError) -> FileOutcome:
+    """Return the outcome of a file that the data room refused."""
+    return FileOutcome(
+        file=name[:_NAME_CHARACTERS_SHOWN],
+        outcome="rejected",
+        code=error.code,
+        detail=error.detail,
+        where=error.where or _place(error),
+        hint=error.hint,
+    )
+
+
+def _place(error: DataError) -> str:
+    """Return the place of an error that concerns no single spot of its file."""
+    return "file name" if isinstance(error, LayoutError) else "whole file"

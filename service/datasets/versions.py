@@ -1,0 +1,267 @@
+"""Freezing a data set into an immutable version: a manifest named by its digest, and a row."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from sqlalchemy import Engine, Select, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, undefer
+
+from data import Item as ManifestItem
+from data import Manifest, MaskLabels, SplitSpec, assign_splits
+from data.items import SPLIT_NAMES
+from data.labels import GoodFrame, Labels
+from service.database.engine import session_factory
+from service.database.tables import Dataset, Item, Label, Version
+from service.datasets.labels import UNDECLARED_MASK_CLASS, load_labels, named_classes
+from service.datasets.repository import (
+    MAX_NAMES_LISTED,
+    get_dataset,
+    select_items,
+    select_waiting_labels,
+)
+from service.errors import InvalidRequest, NotFound
+from service.ids import new_id
+from service.storage import Storage
+
+Unlabelled = Literal["reject", "good", "exclude"]
+
+
+@dataclass(frozen=True)
+class DatasetState:
+    """Everything a version is made of, as one transaction saw it.
+
+    Attributes:
+        dataset: The data set's row.
+        items: Its frames.
+        labels: Its labels by key, with their content.
+        waiting: Names of labels whose frame has not arrived.
+    """
+
+    dataset: Dataset
+    items: tuple[Item, ...]
+    labels: dict[str, tuple[Label, Labels]]
+    waiting: tuple[str, ...]
+
+
+def freeze(
+    engine: Engine,
+    storage: Storage,
+    dataset_id: str,
+    *,
+    split: SplitSpec,
+    unlabelled: Unlabelled,
+) -> tuple[Version, bool]:
+    """Return the version of the data set as it is now, and whether it is new.
+
+    Side effects: the manifest is on disk before the row that names it.
+
+    Raises:
+        NotFound: There is no such data set.
+        InvalidRequest: Frames lack labels, labels lack frames, or the classes can't be told.
+        DataError: The split is impossible.
+        StorageError: The disk is full or fails.
+    """
+    with session_factory(engine, writes=False)() as session:
+        state = _read_state(session, dataset_id)
+    manifest, warnings = build_manifest(state, storage, split=split, unlabelled=unlabelled)
+    storage.put_manifest(manifest.digest, manifest.write)
+    version = Version(
+        id=new_id("ver"),
+        dataset_id=dataset_id,
+        digest=manifest.digest,
+        classes=list(manifest.classes),
+        split=asdict(split),
+        statistics=manifest.statistics().as_dict(),
+        warnings=warnings,
+    )
+    return _insert(engine, version)
+
+
+def build_manifest(
+    state: DatasetState, storage: Storage, *, split: SplitSpec, unlabelled: Unlabelled
+) -> tuple[Manifest, list[str]]:
+    """Return the manifest of a data set's state and what was assumed on the way.
+
+    Raises:
+        InvalidRequest: See `freeze`.
+        DataError: The split is impossible.
+    """
+    items = _labelled_items(state, unlabelled)
+    classes, warnings = _classes(state, items)
+    missing = [item.name for item in state.items if item.key not in state.labels]
+    if missing and unlabelled == "good":
+        warnings.append(
+            f"{len(missing)} frames without a label are taken as good: {_list(missing)}"
+        )
+    if missing and unlabelled == "exclude":
+        warnings.append(f"{len(missing)} frames without a label are left out: {_list(missing)}")
+    entries = assign_splits([_entry(item, state, storage) for item in items], split)
+    manifest = Manifest(
+        task="detection" if state.dataset.task == "detection" else "segmentation",
+        classes=classes,
+        items=entries,
+        split_seed=split.seed,
+    )
+    return manifest, warnings + _split_warnings(manifest, split)
+
+
+def get_version(session: Session, version_id: str) -> Version:
+    """Return a version or raise NotFound."""
+    version = session.get(Version, version_id)
+    if version is None:
+        raise NotFound(
+            "version_not_found",
+            f"there is no data-set version {version_id}",
+            hint="GET /datasets/{id}/versions lists a data set's versions.",
+        )
+    return version
+
+
+def select_versions(dataset_id: str) -> Select[Version]:
+    """Select a data set's versions."""
+    return select(Version).where(Version.dataset_id == dataset_id)
+
+
+def _read_state(session: Session, dataset_id: str) -> DatasetState:
+    dataset = get_dataset(session, dataset_id)
+    labels = session.scalars(
+        select(Label).where(Label.dataset_id == dataset_id).options(undefer(Label.content))
+    )
+    return DatasetState(
+        dataset=dataset,
+        items=tuple(session.scalars(select_items(dataset_id).order_by(Item.name))),
+        labels={label.key: (label, load_labels(label.content)) for label in labels},
+        waiting=tuple(
+            label.name
+            for label in session.scalars(select_waiting_labels(dataset_id).order_by(Label.name))
+        ),
+    )
+
+
+def _labelled_items(state: DatasetState, unlabelled: Unlabelled) -> list[Item]:
+    """Return the frames that go into the version."""
+    if state.waiting:
+        raise InvalidRequest(
+            "label_without_image",
+            f"{len(state.waiting)} labels have no frame: {_list(state.waiting)}",
+            file=state.waiting[0],
+            where="file name",
+            hint="Upload the frames they belong to, or delete the labels; names pair them.",
+        )
+    missing = [item for item in state.items if item.key not in state.labels]
+    if missing and unlabelled == "reject":
+        names = [item.name for item in missing]
+        raise InvalidRequest(
+            "missing_label",
+            f"{len(missing)} frames have no label: {_list(names)}",
+            file=names[0],
+            where=f"item {missing[0].id}",
+            hint='Upload their masks or LabelMe files; or say "unlabelled": "good" if these frames '
+            'show no defect, or "exclude" to leave them out.',
+        )
+    items = [item for item in state.items if unlabelled == "good" or item.key in state.labels]
+    if not items:
+        raise InvalidRequest(
+            "dataset_empty",
+            f"data set {state.dataset.name!r} has no frame to freeze",
+            hint="Upload frames and their labels first.",
+        )
+    for item in items:
+        _check_size(item, state)
+    return items
+
+
+def _check_size(item: Item, state: DatasetState) -> None:
+    # Uploads refuse this one by one; only two at once on a database whose writers overlap could
+    # have let it through.
+    label, _ = state.labels.get(item.key, (None, None))
+    if label is not None and (label.width, label.height) != (item.width, item.height):
+        raise InvalidRequest(
+            "label_size_mismatch",
+            f"The label is for {label.width}x{label.height} px, the picture {item.name} has "
+            f"{item.width}x{item.height} px",
+            file=label.name,
+            where="whole file",
+            hint="Delete one of the two and upload the right one.",
+        )
+
+
+def _classes(state: DatasetState, items: Sequence[Item]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the version's classes in order, and what was assumed about them."""
+    if state.dataset.classes is not None:
+        return tuple(state.dataset.classes), []
+    found = [state.labels[item.key][1] for item in items if item.key in state.labels]
+    named = set().union(*(named_classes(labels) for labels in found))
+    masks = sum(isinstance(labels, MaskLabels) for labels in found)
+    if masks and named - {UNDECLARED_MASK_CLASS}:
+        raise InvalidRequest(
+            "classes_undeclared",
+            f"LabelMe files name {sorted(named)}, masks hold numbers, and the data set declares "
+            "no classes that say which number is which",
+            hint="Create the data set with its classes, in the order of the masks' values.",
+        )
+    if masks:
+        assumed = f"what its {masks} masks mark is called {UNDECLARED_MASK_CLASS!r}."
+        return (UNDECLARED_MASK_CLASS,), [f"The data set declares no classes; {assumed}"]
+    if not named:
+        raise InvalidRequest(
+            "no_classes",
+            "no frame has a labelled defect and the data set declares no classes",
+            hint="Label some defects, or create the data set with its classes.",
+        )
+    return tuple(sorted(named)), []
+
+
+def _entry(item: Item, state: DatasetState, storage: Storage) -> ManifestItem:
+    _, labels = state.labels.get(item.key, (None, GoodFrame()))
+    return ManifestItem(
+        name=item.name,
+        key=item.key,
+        file=storage.blob_relative(item.sha256),
+        sha256=item.sha256,
+        width=item.width,
+        height=item.height,
+        channels=1 if item.channels == 1 else 3,
+        bit_depth=16 if item.bit_depth == 16 else 8,
+        group=None,
+        split=None,
+        labels=labels,
+    )
+
+
+def _split_warnings(manifest: Manifest, split: SplitSpec) -> list[str]:
+    return [
+        f"The {name} split has no defective frame; what is measured on it says nothing about "
+        "missed defects."
+        for name in SPLIT_NAMES
+        if split.share(name) > 0
+        and not any(item.is_defective for item in manifest.subset(name).items)
+    ]
+
+
+def _insert(engine: Engine, version: Version) -> tuple[Version, bool]:
+    same = select(Version).where(
+        Version.dataset_id == version.dataset_id, Version.digest == version.digest
+    )
+    writes = session_factory(engine)
+    try:
+        with writes.begin() as session:
+            existing = session.scalar(same)
+            if existing is not None:
+                return existing, False
+            session.add(version)
+    except IntegrityError:
+        # Only a database whose writers overlap comes here; the twin's row is now visible.
+        with writes() as session:
+            existing = session.scalar(same)
+        if existing is None:
+            raise
+        return existing, False
+    return version, True
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MAX_NAMES_LISTED])
+    return shown + (", ..." if len(names) > MAX_NAMES_LISTED else "")

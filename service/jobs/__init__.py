@@ -1,0 +1,1 @@
+"""Training jobs: their states, rows, specifications and run directories."""

@@ -1,0 +1,137 @@
+"""What a person asks for with ``POST /jobs``, and the run configuration it becomes.
+
+The fields and defaults are those of the training program's own configuration.  They are written
+twice because the API may not import the training room; a test holds the two together.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data import AugmentationSpec
+from models.spec import ModelSpec, NormSpec
+
+RUN_FORMAT_VERSION = 1
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NativeResolution(_Spec):
+    """Train on whole frames, every pixel as the camera saw it."""
+
+    mode: Literal["native"] = "native"
+
+
+class CropResolution(_Spec):
+    """Train on windows cut from the frames at native scale.
+
+    Attributes:
+        height_px: Of the window.
+        width_px: Of the window.
+        defect_rate: Share of the windows that are placed on a labelled defect.
+    """
+
+    mode: Literal["crop"]
+    height_px: Annotated[int, Field(ge=64, le=32_768)]
+    width_px: Annotated[int, Field(ge=64, le=32_768)]
+    defect_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+Resolution = Annotated[NativeResolution | CropResolution, Field(discriminator="mode")]
+
+
+class Budget(_Spec):
+    """When training ends at the latest; the first limit that is reached counts.
+
+    Attributes:
+        max_epochs: Passes over the training frames.
+        max_steps: Optimizer steps.
+        max_minutes: Training time, summed over interruptions.
+    """
+
+    max_epochs: Annotated[int, Field(gt=0)] = 20
+    max_steps: Annotated[int, Field(gt=0)] | None = None
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+
+
+class Optimizer(_Spec):
+    """AdamW under a cosine schedule with linear warm-up.
+
+    Attributes:
+        learning_rate: The schedule's peak.
+        weight_decay: On weights of two or more dimensions alone.
+        warmup_steps: Length of the warm-up.
+        max_gradient_norm: Gradients are clipped to it.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 5.0
+
+
+class EarlyStopping(_Spec):
+    """Stop when validation has not improved for this many epochs."""
+
+    patience_epochs: Annotated[int, Field(gt=0)] = 8
+
+
+class JobSpec(_Spec):
+    """A training job on a frozen data-set version; what is left out takes its default.
+
+    Attributes:
+        version: The data-set version to train on.
+        early_stopping: Null switches it off.
+        device: ``auto`` means the device the service is configured with.
+        checkpoint_every_s: At most this much work is lost when the machine dies.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "version": "ver_1d3f5h7k9m2p4r6t",
+                    "model": {"architecture": "unet", "encoder": "resnet18"},
+                    "norm": {"kind": "cbn"},
+                    "resolution": {"mode": "native"},
+                    "batch_size": 2,
+                    "budget": {"max_epochs": 20, "max_minutes": 60},
+                }
+            ]
+        }
+    )
+
+    version: Annotated[str, Field(min_length=1, max_length=32)]
+    model: ModelSpec = ModelSpec()
+    norm: NormSpec = NormSpec()
+    resolution: Resolution = NativeResolution()
+    augmentation: AugmentationSpec = AugmentationSpec()
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 2
+    budget: Budget = Budget()
+    optimizer: Optimizer = Optimizer()
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
+
+
+def run_config(spec: JobSpec, *, manifest: Path, root: Path, device: str) -> dict[str, Any]:
+    """Return the ``config.json`` of a run.
+
+    Args:
+        spec: The job as it was asked for.
+        manifest: Absolute path of the version's manifest.
+        root: Absolute path that the manifest's file names are relative to.
+        device: The installation's device, used where the job says ``auto``.
+    """
+    wishes = spec.model_dump(mode="json", exclude={"version"})
+    return {
+        "format_version": RUN_FORMAT_VERSION,
+        "data": {"manifest": str(manifest), "root": str(root)},
+        **wishes,
+        "device": device if spec.device == "auto" else spec.device,
+    }

@@ -1,0 +1,242 @@
+"""What the API answers about jobs, models, deployments and verdicts; the client reads the same.
+
+Nothing here may import torch, FastAPI or the database: the client and the command line import it.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Resource(BaseModel):
+    # "model" and "model_id" are words of this field; pydantic reserves the prefix by default.
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class JobProgress(_Resource):
+    """How far a job is; null until the run has said so."""
+
+    step: int | None = None
+    steps_total: int | None = None
+    epoch: int | None = None
+    epochs_total: int | None = None
+    eta_s: float | None = None
+    fraction: float | None = None
+
+
+class JobMetrics(_Resource):
+    """The latest value of each metric."""
+
+    step: int | None = None
+    epoch: int | None = None
+    values: dict[str, float | None] = {}
+
+
+class Notice(_Resource):
+    """Something that was assumed, converted or left out."""
+
+    code: str
+    detail: str
+
+
+class JobError(_Resource):
+    """Why a job failed and what to do about it."""
+
+    code: str
+    detail: str
+    hint: str | None = None
+
+
+class JobResource(_Resource):
+    """A training job."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "job_4k7z1m9q2w8x5v3t",
+                    "version": "ver_1d3f5h7k9m2p4r6t",
+                    "status": "running",
+                    "spec": {"version": "ver_1d3f5h7k9m2p4r6t", "batch_size": 2},
+                    "progress": {
+                        "step": 120,
+                        "steps_total": 400,
+                        "epoch": 3,
+                        "epochs_total": 10,
+                        "eta_s": 310.0,
+                        "fraction": 0.3,
+                    },
+                    "metrics": {"step": 120, "epoch": 3, "values": {"loss": 0.21}},
+                    "warnings": [],
+                    "error": None,
+                    "cancel_requested": False,
+                    "attempts": 1,
+                    "model": None,
+                    "created_at": "2026-01-05T08:00:00Z",
+                    "started_at": "2026-01-05T08:00:02Z",
+                    "finished_at": None,
+                }
+            ]
+        }
+    )
+
+    id: str
+    version: str
+    status: Literal[
+        "queued",
+        "preparing",
+        "running",
+        "evaluating",
+        "succeeded",
+        "failed",
+        "cancelled",
+        "interrupted",
+    ]
+    spec: dict[str, Any]
+    progress: JobProgress
+    metrics: JobMetrics
+    warnings: tuple[Notice, ...]
+    error: JobError | None
+    cancel_requested: bool
+    attempts: int = Field(description="How often the training program was started.")
+    model: str | None = Field(description="The model, once the job has succeeded.")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the status can change only by a person's request."""
+        return self.status in {"succeeded", "failed", "cancelled"}
+
+
+class MetricsRecord(_Resource):
+    """One metrics event of a run."""
+
+    seq: int
+    time: str | None = None
+    step: int | None = None
+    epoch: int | None = None
+    values: dict[str, float | None]
+
+
+class ModelResource(_Resource):
+    """A trained model."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "mdl_4k7z1m9q2w8x5v3t",
+                    "job": "job_4k7z1m9q2w8x5v3t",
+                    "version": "ver_1d3f5h7k9m2p4r6t",
+                    "metrics": {"dice": 0.81},
+                    "operating_point": {"classes": []},
+                    "created_at": "2026-01-05T08:20:00Z",
+                }
+            ]
+        }
+    )
+
+    id: str
+    job: str
+    version: str
+    metrics: dict[str, Any]
+    operating_point: dict[str, Any]
+    created_at: datetime
+
+
+class DeploymentResource(_Resource):
+    """A name that ``/predict`` serves."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "line-1",
+                    "model": "mdl_4k7z1m9q2w8x5v3t",
+                    "previous_model": None,
+                    "updated_at": "2026-01-05T08:30:00Z",
+                }
+            ]
+        }
+    )
+
+    name: str
+    model: str
+    previous_model: str | None
+    updated_at: datetime
+
+
+class DefectResource(_Resource):
+    """One defect that was found."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    class_name: str = Field(alias="class")
+    score: float
+    box: tuple[int, int, int, int] = Field(description="x, y, width, height in pixels.")
+    area_px: int
+    polygon: tuple[tuple[float, float], ...] = Field(description="The outline, pixels.")
+
+
+class PredictedImage(_Resource):
+    """The frame that was inspected."""
+
+    width: int
+    height: int
+    sha256: str
+
+
+class PredictedBy(_Resource):
+    """The model that gave a verdict, and under which name it was asked."""
+
+    id: str
+    deployment: str | None
+    operating_point: dict[str, Any]
+
+
+class Prediction(_Resource):
+    """The verdict on one frame.
+
+    ``NOT_INSPECTED`` means that the deadline passed first: it is never an OK.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "verdict": "NG",
+                    "defects": [
+                        {
+                            "class": "scratch",
+                            "score": 0.93,
+                            "box": [1204, 377, 88, 6],
+                            "area_px": 412,
+                            "polygon": [[1204, 377], [1291, 381], [1291, 382]],
+                        }
+                    ],
+                    "image": {"width": 2500, "height": 2000, "sha256": "9f86d081884c7d65…"},
+                    "model": {
+                        "id": "mdl_4k7z1m9q2w8x5v3t",
+                        "deployment": "line-1",
+                        "operating_point": {},
+                    },
+                    "timings_ms": {"decode": 16.1, "model": 1040.2, "total": 1101.9},
+                    "warnings": [],
+                    "pictures": {},
+                    "request_id": "req_8w1k3m5p7r9t2v4x",
+                }
+            ]
+        }
+    )
+
+    verdict: Literal["OK", "NG", "NOT_INSPECTED"]
+    defects: tuple[DefectResource, ...]
+    image: PredictedImage
+    model: PredictedBy
+    timings_ms: dict[str, float]
+    warnings: tuple[str, ...]
+    pictures: dict[str, str] = Field(description="PNG files in base64, by what they show.")
+    request_id: str

@@ -1,0 +1,38 @@
+"""The configuration of one installation, read once at the edge and passed on."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings from ``HAIRLINE_*`` environment variables or the command line.
+
+    Images, weights and the embedded database live under ``storage_dir`` and nowhere else.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="HAIRLINE_", extra="forbid", frozen=True)
+
+    storage_dir: Path = Path("hairline-storage")
+    database_url: str | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    device: str = "auto"
+    # One frame of 5 megapixels with three 16-bit channels is 30 MB before any compression.
+    max_file_bytes: Annotated[int, Field(gt=0)] = 256 * 1024 * 1024
+    max_files_per_request: Annotated[int, Field(gt=0)] = 1000
+    max_archive_bytes: Annotated[int, Field(gt=0)] = 64 * 1024**3
+    worker_poll_s: Annotated[float, Field(gt=0)] = 0.5
+    # A worker that has not renewed its lease for this long is taken for dead.
+    lease_s: Annotated[float, Field(gt=0)] = 15.0
+    # A run that dies this often without reaching a new checkpoint is failed instead of resumed.
+    max_fruitless_attempts: Annotated[int, Field(gt=0)] = 3
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The SQLAlchemy URL in force: the configured one, or SQLite under ``storage_dir``."""
+        if self.database_url is not None:
+            return self.database_url
+        return f"sqlite:///{self.storage_dir.resolve() / 'hairline.sqlite3'}"

@@ -1,0 +1,88 @@
+"""A real installation in a temporary folder: SQLite, storage, and the API over HTTP."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from sqlalchemy import Engine
+
+from service.api.app import create_app
+from service.database import migrate
+from service.database.engine import open_engine
+from service.settings import Settings
+from service.storage import Storage
+
+
+class Pictures:
+    """Real files, as bytes."""
+
+    def frame(self, seed: int, *, width: int = 96, height: int = 64, kind: str = "PNG") -> bytes:
+        pixels = np.random.default_rng(seed).integers(60, 200, (height, width), dtype=np.uint8)
+        return self.encode(pixels, kind)
+
+    def mask(self, *, width: int = 96, height: int = 64, value: int = 255) -> bytes:
+        pixels = np.zeros((height, width), np.uint8)
+        pixels[20:30, 40:60] = value
+        return self.encode(pixels)
+
+    def labelme(
+        self, name: str, *, label: str = "scratch", width: int = 96, height: int = 64
+    ) -> bytes:
+        shape: dict[str, Any] = {
+            "label": label,
+            "shape_type": "polygon",
+            "points": [[10, 10], [30, 10], [30, 20]],
+            "group_id": None,
+            "flags": {},
+        }
+        document: dict[str, Any] = {
+            "version": "5.4.1",
+            "flags": {},
+            "shapes": [shape],
+            "imagePath": name,
+            "imageData": None,
+            "imageWidth": width,
+            "imageHeight": height,
+        }
+        return json.dumps(document).encode()
+
+    @staticmethod
+    def encode(pixels: Any, kind: str = "PNG") -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind)
+        return buffer.getvalue()
+
+
+@pytest.fixture
+def pictures() -> Pictures:
+    return Pictures()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(storage_dir=tmp_path / "storage")
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Storage:
+    return Storage(settings.storage_dir)
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    engine = open_engine(settings)
+    migrate.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    with TestClient(create_app(settings)) as client:
+        yield client

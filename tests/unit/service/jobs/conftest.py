@@ -1,0 +1,90 @@
+"""A frozen version, a bundle that a run may leave, and workers whose program is a stand-in."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from sqlalchemy import Engine
+
+from models import (
+    BundleInfo,
+    ClassThreshold,
+    ModelSpec,
+    NormSpec,
+    OperatingPoint,
+    Preprocessing,
+    build_network,
+    write_bundle,
+)
+from service.database.engine import session_factory
+from service.database.tables import Dataset, Version
+from service.settings import Settings
+from service.storage import Storage
+from service.worker.worker import Worker
+
+VERSION_ID = "ver_1"
+STAND_IN = Path(__file__).parent / "stand_in_training.py"
+
+
+@pytest.fixture
+def version_id(engine: Engine) -> str:
+    with session_factory(engine).begin() as session:
+        session.add(Dataset(id="ds_1", name="rings", task="segmentation", classes=["pit"]))
+        session.flush()
+        session.add(
+            Version(
+                id=VERSION_ID,
+                dataset_id="ds_1",
+                digest="0" * 64,
+                classes=["pit"],
+                split={},
+                statistics={},
+            )
+        )
+    return VERSION_ID
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network as a run would leave it."""
+    spec = ModelSpec(encoder="resnet18", encoder_depth=3, decoder_channels=(16, 8, 8))
+    info = BundleInfo(
+        classes=("pit", "scratch"),
+        model=spec,
+        norm=NormSpec(kind="bn"),
+        preprocessing=Preprocessing(
+            in_channels=1, bit_depth=8, mean=(120.0,), std=(40.0,), stride_px=spec.stride_px
+        ),
+        operating_point=OperatingPoint(
+            # An untrained network says about one half everywhere.
+            classes={"pit": ClassThreshold(threshold=0.01), "scratch": ClassThreshold()}
+        ),
+        dataset_digest="0" * 64,
+    )
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("trained") / "bundle"
+    write_bundle(path, info, build_network(info).state_dict())
+    return path
+
+
+@pytest.fixture
+def new_worker(
+    settings: Settings, engine: Engine, storage: Storage, bundle: Path
+) -> Iterator[Callable[..., Worker]]:
+    """Make workers whose training program is the stand-in, doing what its plan says."""
+
+    workers = []
+
+    def make(*plan: str) -> Worker:
+        command = [sys.executable, str(STAND_IN), str(bundle), ",".join(plan)]
+        workers.append(Worker(settings, engine, storage, command))
+        return workers[-1]
+
+    yield make
+    for run in [run for worker in workers for run in worker._runs.values()]:
+        run.kill()
+        while run.look():
+            time.sleep(0.01)

@@ -1,0 +1,244 @@
+"""Models, deployments and ``/predict`` over HTTP, with a real network behind them."""
+
+import base64
+import hashlib
+import io
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+
+from models import FrozenModel, load_bundle
+from service.database.engine import session_factory
+from service.database.tables import Job, Model
+from service.storage import Storage
+
+WIDTH, HEIGHT = 96, 64
+
+
+def png(pixels: Any) -> bytes:
+    done, encoded = cv2.imencode(".png", pixels)
+    assert done
+    return bytes(encoded)
+
+
+@pytest.fixture
+def pixels() -> Any:
+    return np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
+
+
+AddModel = Callable[[str], str]
+
+
+@pytest.fixture
+def add_model(engine: Engine, storage: Storage, version_id: str, bundle: Path) -> AddModel:
+    def add(name: str) -> str:
+        with session_factory(engine).begin() as session:
+            session.add(Job(id=f"job_{name}", version_id=version_id, status="succeeded", spec={}))
+            session.flush()
+            report = {"metrics": {"dice": 0.5}, "operating_point": {"classes": {}}}
+            session.add(
+                Model(id=f"mdl_{name}", job_id=f"job_{name}", version_id=version_id, report=report)
+            )
+        shutil.copytree(bundle, storage.bundle_dir(f"mdl_{name}"))
+        return f"mdl_{name}"
+
+    return add
+
+
+@pytest.fixture
+def served(client: TestClient, add_model: AddModel) -> str:
+    model_id = add_model("a")
+    assert client.put("/deployments/default", json={"model": model_id}).status_code == 201
+    return model_id
+
+
+def test_the_verdict_is_that_of_the_bundle_on_disk(
+    client: TestClient, served: str, bundle: Path, pixels: Any
+) -> None:
+    raw = png(pixels)
+    answer = client.post("/predict", files={"file": ("a.png", raw)}).json()
+    expected = FrozenModel(load_bundle(bundle), "auto").inspect(pixels)
+    assert answer["verdict"] == expected.verdict == "NG"
+    assert [defect["class"] for defect in answer["defects"]] == [
+        defect.class_name for defect in expected.defects
+    ]
+    assert [tuple(defect["box"]) for defect in answer["defects"]] == [
+        defect.box for defect in expected.defects
+    ]
+    assert answer["image"] == {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "sha256": hashlib.sha256(raw).hexdigest(),
+    }
+    assert answer["model"]["id"] == served
+    assert answer["model"]["deployment"] == "default"
+    assert answer["model"]["operating_point"]["classes"]["pit"]["threshold"] == 0.01
+    assert {"decode", "model", "postprocess", "total"} <= answer["timings_ms"].keys()
+    assert answer["request_id"].startswith("req_")
+
+
+def test_a_raw_body_is_inspected_like_a_multipart_file(
+    client: TestClient, served: str, pixels: Any
+) -> None:
+    raw = png(pixels)
+    multipart = client.post("/predict", files={"file": ("a.png", raw)}).json()
+    body = client.post("/predict", content=raw, headers={"Content-Type": "image/png"}).json()
+    assert body["defects"] == multipart["defects"]
+
+
+def test_pictures_come_at_the_size_of_the_frame_and_only_when_asked(
+    client: TestClient, served: str, pixels: Any
+) -> None:
+    files = {"file": ("a.png", png(pixels))}
+    assert client.post("/predict", files=files).json()["pictures"] == {}
+    answer = client.post("/predict?include=mask,overlay,heatmap,probabilities", files=files).json()
+    shapes = {}
+    for name, text in answer["pictures"].items():
+        raw = np.frombuffer(base64.b64decode(text), np.uint8)
+        picture = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
+        assert picture is not None
+        shapes[name] = (*picture.shape, picture.dtype)
+    assert shapes == {
+        "mask": (HEIGHT, WIDTH, np.uint8),
+        "overlay": (HEIGHT, WIDTH, 3, np.uint8),
+        "heatmap": (HEIGHT, WIDTH, 3, np.uint8),
+        "probabilities/pit": (HEIGHT, WIDTH, np.uint16),
+        "probabilities/scratch": (HEIGHT, WIDTH, np.uint16),
+    }
+
+
+def test_a_frame_past_its_deadline_is_not_inspected_and_never_ok(
+    client: TestClient, served: str, pixels: Any
+) -> None:
+    files = {"file": ("a.png", png(pixels))}
+    answer = client.post("/predict?deadline_ms=0.001", files=files).json()
+    assert answer["verdict"] == "NOT_INSPECTED"
+    assert "deadline" in answer["warnings"][-1]
+
+
+@pytest.mark.parametrize(
+    ("request_options", "status", "code"),
+    [
+        ({"files": {"file": ("a.jpg", b"\xff\xd8\xff\xe0 cut off")}}, 422, None),
+        ({"files": {"picture": ("a.png", b"x")}}, 422, "missing_file"),
+        ({"content": b"x", "headers": {"Content-Type": "text/plain"}}, 422, None),
+        ({"params": {"deployment": "line-9"}}, 404, "deployment_not_found"),
+        ({"params": {"model": "mdl_nowhere"}}, 404, "model_not_found"),
+        ({"params": {"model": "mdl_a", "deployment": "default"}}, 422, "ambiguous_model"),
+        ({"params": {"include": "mask,xray"}}, 422, "unknown_picture"),
+        ({"params": {"deadline_ms": 0}}, 422, "invalid_request"),
+    ],
+)
+def test_what_cannot_be_inspected_is_refused_with_a_remedy(
+    client: TestClient,
+    served: str,
+    request_options: dict[str, Any],
+    status: int,
+    code: str | None,
+) -> None:
+    response = client.post("/predict", **request_options)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert code is None or problem["code"] == code
+    assert problem["hint"]
+
+
+def test_a_frame_the_model_was_not_trained_for_is_refused(
+    client: TestClient, served: str, pixels: Any
+) -> None:
+    deep = png(pixels.astype(np.uint16) * 257)
+    problem = client.post("/predict", files={"file": ("a.png", deep)}).json()
+    assert (problem["status"], problem["code"]) == (422, "bit_depth_mismatch")
+
+
+def test_a_frame_larger_than_allowed_is_refused(
+    client: TestClient, served: str, pixels: Any
+) -> None:
+    assert isinstance(client.app, FastAPI)
+    state = client.app.state
+    state.settings = state.settings.model_copy(update={"max_file_bytes": 100})
+    raw = png(pixels)
+    multipart = client.post("/predict", files={"file": ("a.png", raw)})
+    body = client.post("/predict", content=raw, headers={"Content-Type": "image/png"})
+    assert (multipart.status_code, body.status_code) == (413, 413)
+
+
+def test_before_anything_is_deployed_predict_says_how_to_deploy(client: TestClient) -> None:
+    problem = client.post("/predict", files={"file": ("a.png", b"")}).json()
+    assert problem["status"] == 404
+    assert "PUT /deployments/default" in problem["hint"]
+
+
+def test_a_deployment_goes_forward_and_back(
+    client: TestClient, served: str, add_model: AddModel
+) -> None:
+    other = add_model("b")
+    moved = client.put("/deployments/default", json={"model": other})
+    assert moved.status_code == 200
+    assert (moved.json()["model"], moved.json()["previous_model"]) == (other, served)
+    back = client.post("/deployments/default:rollback").json()
+    assert (back["model"], back["previous_model"]) == (served, other)
+    assert client.get("/deployments").json()["items"] == [back]
+
+
+def test_deploying_what_is_deployed_keeps_the_way_back(
+    client: TestClient, served: str, add_model: AddModel
+) -> None:
+    other = add_model("b")
+    client.put("/deployments/default", json={"model": other})
+    again = client.put("/deployments/default", json={"model": other}).json()
+    assert again["previous_model"] == served
+
+
+def test_the_first_model_of_a_deployment_has_no_way_back(client: TestClient, served: str) -> None:
+    response = client.post("/deployments/default:rollback")
+    assert (response.status_code, response.json()["code"]) == (409, "no_previous_model")
+
+
+def test_a_model_whose_bundle_is_damaged_is_not_deployed(
+    client: TestClient, served: str, add_model: AddModel, storage: Storage
+) -> None:
+    other = add_model("b")
+    weights = storage.bundle_dir(other) / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    response = client.put("/deployments/default", json={"model": other})
+    assert (response.status_code, response.json()["code"]) == (500, "bundle_damaged")
+    assert client.get("/deployments/default").json()["model"] == served
+
+
+def test_an_unknown_model_cannot_be_deployed(client: TestClient) -> None:
+    problem = client.put("/deployments/line-1", json={"model": "mdl_nowhere"}).json()
+    assert (problem["status"], problem["where"]) == (422, "/model")
+
+
+def test_a_bundle_downloads_as_a_tar_that_loads(
+    client: TestClient, served: str, tmp_path: Path
+) -> None:
+    raw = client.get(f"/models/{served}/bundle").content
+    with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    assert load_bundle(tmp_path / served).info.classes == ("pit", "scratch")
+
+
+def test_a_model_shows_its_metrics_and_its_report(client: TestClient, served: str) -> None:
+    model = client.get(f"/models/{served}").json()
+    assert model["metrics"] == {"dice": 0.5}
+    assert model["job"] == "job_a"
+    assert client.get(f"/models/{served}/report").json()["metrics"] == {"dice": 0.5}
+    assert client.get("/models").json()["items"] == [model]
+
+
+def test_the_service_is_alive_without_a_worker_but_not_ready(client: TestClient) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    response = client.get("/readyz")
+    assert (response.status_code, response.json()["code"]) == (503, "no_worker")

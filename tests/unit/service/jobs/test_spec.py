@@ -1,0 +1,72 @@
+"""A job's specification is what the training program understands, default for default."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from service.jobs.spec import JobSpec, run_config
+from training.config import DataSection, RunConfig
+
+MANIFEST, ROOT = Path("/storage/manifests/a.jsonl"), Path("/storage")
+
+
+def config_of(wishes: dict[str, Any], device: str = "auto") -> RunConfig:
+    spec = JobSpec.model_validate({"version": "ver_1", **wishes})
+    return RunConfig.model_validate(run_config(spec, manifest=MANIFEST, root=ROOT, device=device))
+
+
+def test_what_is_left_out_is_what_training_itself_would_choose() -> None:
+    assert config_of({}) == RunConfig(data=DataSection(manifest=MANIFEST, root=ROOT))
+
+
+def test_every_field_of_a_job_reaches_the_run() -> None:
+    wishes: dict[str, Any] = {
+        "model": {"architecture": "fpn", "encoder": "resnet34"},
+        "norm": {"kind": "brn"},
+        "resolution": {"mode": "crop", "height_px": 128, "width_px": 256, "defect_rate": 0.25},
+        "augmentation": {"flips": False, "light": False, "noise": False},
+        "batch_size": 1,
+        "budget": {"max_epochs": 3, "max_steps": 7, "max_minutes": 1.5},
+        "optimizer": {
+            "learning_rate": 0.1,
+            "weight_decay": 0.2,
+            "warmup_steps": 3,
+            "max_gradient_norm": 1.0,
+        },
+        "early_stopping": None,
+        "seed": 11,
+        "device": "cpu",
+        "precision": "float32",
+        "checkpoint_every_s": 5.0,
+    }
+    config = config_of(wishes).model_dump(mode="json")
+    for name, wish in wishes.items():
+        if isinstance(wish, dict):
+            assert wish.items() <= config[name].items(), name
+        else:
+            assert config[name] == wish, name
+
+
+def test_a_job_without_a_device_of_its_own_trains_on_the_installations() -> None:
+    assert config_of({}, device="cuda:1").device == "cuda:1"
+    assert config_of({"device": "cpu"}, device="cuda:1").device == "cpu"
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"batchsize": 2},
+        {"batch_size": 0},
+        {"resolution": {"mode": "crop", "height_px": 8, "width_px": 512}},
+        {"resolution": {"mode": "tiles"}},
+        {"device": "gpu"},
+        {"budget": {"max_steps": 0}},
+    ],
+)
+def test_what_training_would_refuse_is_refused_before_it_is_queued(
+    wish: dict[str, Any],
+) -> None:
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate({"version": "ver_1", **wish})

@@ -71,6 +71,8 @@ class NormSpec(BaseModel):
         burn_in_steps: ``cbn`` only: optimizer steps before the window is used.
         variance: ``cbn`` only: ``centred`` or ``paper``.
         gradient: ``cbn`` only: ``full`` or ``paper``.
+        d_max: ``cbn`` only: trust region of the past means, in today's deviations.
+        r_max: ``cbn`` only: trust region of the past deviations, as a factor.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,6 +82,8 @@ class NormSpec(BaseModel):
     burn_in_steps: Annotated[int, Field(ge=0)] | None = None
     variance: Literal["centred", "paper"] | None = None
     gradient: Literal["full", "paper"] | None = None
+    d_max: Annotated[float, Field(ge=0)] | None = None
+    r_max: Annotated[float, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:

@@ -24,6 +24,7 @@ from .functional import (
     pool,
     pooled_normalizer,
     statistics_dtype,
+    trust,
 )
 from .optimizer_steps import OptimizerStepCounter
 from .substitute import SubstituteBatchNorm2d, describe
@@ -49,6 +50,9 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
     - The convolution's bias shifts the mean exactly, so it takes no part in the Taylor step, and
       with `rho` = 0 it is today's as well.
     - Iterations weigh by their number of positions.
+    - An iteration that today's own statistics contradict is left out of the pool, channel by
+      channel, down to batch normalization (`functional.trust`). Infinite `d_max` and `r_max` give
+      the paper's pool.
 
     The layer must be bound to its convolution (`convert_batchnorm` does it, or `bind`). It then
     expects the convolution's output as it is. In eval mode it is nn.BatchNorm2d, and the running
@@ -70,6 +74,9 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
         rho: Length of the Taylor step; 0 is naive pooling.
         variance: Form of the variance's Taylor step.
         gradient: Form of the gradient.
+        d_max: An iteration is left out where its mean is further than this many of today's
+            deviations from today's mean.
+        r_max: And where its deviation differs from today's by more than this factor.
 
     Attributes:
         window: The remembered iterations, None until bound; in the state_dict under "window.".
@@ -91,14 +98,19 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
         rho: float = 1.0,
         variance: VarianceForm = "centred",
         gradient: GradientForm = "full",
+        d_max: float = 1.0,
+        r_max: float = 2.0,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
         _check_options(window_size, burn_in_steps, rho, variance, gradient)
+        _check_trust(d_max, r_max)
         self.window_size = window_size
         self.burn_in_steps = burn_in_steps
         self.rho = rho
         self.variance = variance
         self.gradient = gradient
+        self.d_max = d_max
+        self.r_max = r_max
         self.window: RingWindow | None = None
         self.optimizer_steps = OptimizerStepCounter() if burn_in_steps else None
         self._binding: ConvolutionBinding | None = None
@@ -179,26 +191,24 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
         past = window.estimates(
             convolution.weight, convolution.bias, rho=self.rho, form=self.variance
         )
-        pooled = pool(today, self._trusted(past, convolution, today.mean.dtype))
+        pooled = pool(today, self._trusted(past, convolution, today))
         iteration = _observe(convolution, x, y, today, binding.padding_rule)
         window.record(iteration, convolution.weight)
         return pooled
 
     def _trusted(
-        self, past: WindowEstimates, convolution: nn.Conv2d, dtype: torch.dtype
+        self, past: WindowEstimates, convolution: nn.Conv2d, today: BatchStatistics
     ) -> WindowEstimates:
-        """Leave out what today must not be pooled with, in the type of today's statistics.
-
-        This is the place where a window is shortened: a weight of zero takes an estimate out for
-        one channel.
-        """
+        """Leave out what today must not be pooled with, in the type of today's statistics."""
         weights = past.weights
         if self.optimizer_steps is not None:
             steps = self.optimizer_steps.observe(
                 (convolution.weight, convolution.bias, self.weight, self.bias)
             )
             weights = weights * (steps >= self.burn_in_steps)
-        return WindowEstimates(past.means.to(dtype), past.variances.to(dtype), weights.to(dtype))
+        dtype = today.mean.dtype
+        past = WindowEstimates(past.means.to(dtype), past.variances.to(dtype), weights.to(dtype))
+        return trust(today, past, d_max=self.d_max, r_max=self.r_max, eps=self.eps)
 
     def _unbiased_variance(self, today: BatchStatistics, pooled: PooledStatistics) -> Tensor | None:
         """Return the variance nn.BatchNorm2d would average, or the window's where M is 1."""
@@ -216,7 +226,7 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
         return (
             f"{describe(self)}, window_size={self.window_size}, "
             f"burn_in_steps={self.burn_in_steps}, rho={self.rho}, variance={self.variance!r}, "
-            f"gradient={self.gradient!r}"
+            f"gradient={self.gradient!r}, d_max={self.d_max}, r_max={self.r_max}"
         )
 
 
@@ -238,6 +248,13 @@ def _observe(
         mean_patch(x, geometry),
         variance_slope(x, centred, convolution.weight.shape, geometry),
     )
+
+
+def _check_trust(d_max: float, r_max: float) -> None:
+    if not d_max >= 0:
+        raise OptionError(f"d_max must not be negative, got {d_max}")
+    if not r_max >= 1:
+        raise OptionError(f"r_max must be at least 1, got {r_max}")
 
 
 def _check_options(

@@ -113,6 +113,36 @@ def taylor_variances(
     return stepped.clamp_min(0)
 
 
+def trust(
+    today: BatchStatistics, past: WindowEstimates, *, d_max: float, r_max: float, eps: float
+) -> WindowEstimates:
+    """Leave out, channel by channel, the estimates that today's own statistics contradict.
+
+    A first-order step is no guide once weights have moved far, and it knows nothing of what earlier
+    layers did; the pooled statistics then normalize today's activations badly, and training stalls
+    where batch normalization trains. An estimate stays while its mean lies within `d_max` of
+    today's deviations from today's mean and its deviation within a factor `r_max` of today's, which
+    are Batch Renormalization's bounds (arXiv 1702.03275) put to another use. Where none stays, the
+    channel is batch normalization.
+
+    A single value a channel has no deviation to judge by, and every estimate stays.
+
+    Args:
+        today: Today's statistics, (C,).
+        past: The estimates, (T, C).
+        d_max: In today's deviations; infinity leaves no mean out.
+        r_max: At least 1; infinity leaves no deviation out.
+        eps: Added to both variances, as for the output.
+    """
+    if today.positions == 1:
+        return past
+    variance = today.variance + eps
+    near = (past.means - today.mean).square() <= d_max**2 * variance
+    ratio = (past.variances + eps) / variance
+    like = (ratio <= r_max**2) & (ratio >= r_max**-2)
+    return past._replace(weights=past.weights * (near & like))
+
+
 def pool(today: BatchStatistics, past: WindowEstimates) -> PooledStatistics:
     """Pool today's statistics with past estimates, weighted by positions (arXiv 2002.05712, eq. 9).
 

@@ -4,6 +4,7 @@ The oracles share no line with the room: they keep past weights (or past inputs)
 differentiate by autograd, one channel at a time.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from norm import CrossIterationBatchNorm2d
 
 EPS = 1e-5
+# The paper pools its whole window.
+WHOLE_WINDOW: dict[str, Any] = {"d_max": math.inf, "r_max": math.inf}
 # Both sides compute in float64; the margin covers a few hundred roundings of values near 1.
 TOLERANCE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-10}
 
@@ -100,9 +103,16 @@ class CentredMemory(NamedTuple):
 
 @dataclass
 class CentredOracle:
-    """Past inputs run again for the exact means, a slope of the variance, and BRN's gradient."""
+    """Past inputs run again for the exact means, a slope of the variance, and BRN's gradient.
+
+    Past iterations outside the trust region are left out one channel and one iteration at a time.
+    """
 
     window_size: int
+    d_max: float = math.inf
+    r_max: float = math.inf
+    judged: int = 0
+    left_out: int = 0
     past: list[CentredMemory] = field(default_factory=list)
 
     def __call__(self, x: Tensor, convolution: nn.Conv2d, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -110,13 +120,17 @@ class CentredOracle:
         y = convolution(x)
         positions = y.numel() // y.shape[1]
         batch_mean, batch_variance = y.mean((0, 2, 3)), y.var((0, 2, 3), correction=0)
-        means, variances, counts = [batch_mean], [batch_variance], [positions]
+        means, variances = [batch_mean], [batch_variance]
+        counts = [torch.full_like(batch_mean, positions)]
         for memory in self.past:
             means.append(convolution(memory.x).mean((0, 2, 3)))
             moved = memory.variance + inner(memory.slope, weight - memory.weight)
             variances.append(moved.clamp(min=0))
-            counts.append(memory.positions)
-        shares = torch.tensor(counts, dtype=y.dtype)[:, None] / sum(counts)
+            today = batch_mean.detach(), batch_variance.detach()
+            trusted = self.trusted(*today, means[-1].detach(), variances[-1].detach())
+            counts.append(memory.positions * trusted)
+        weights = torch.stack(counts)
+        shares = weights / weights.sum(0)
         stacked = torch.stack(means)
         mean = (shares * stacked).sum(0)
         variance = (shares * torch.stack(variances)).sum(0)
@@ -135,6 +149,19 @@ class CentredOracle:
         renormed = scaled * r.view(1, -1, 1, 1) + d.view(1, -1, 1, 1)
         output: Tensor = renormed * gamma.view(1, -1, 1, 1) + beta.view(1, -1, 1, 1)
         return output
+
+    def trusted(self, mean: Tensor, variance: Tensor, past_mean: Tensor, past: Tensor) -> Tensor:
+        """Return 1 for each channel whose past estimate stays, 0 where it is left out."""
+        kept = []
+        for c in range(len(mean)):
+            deviation = math.sqrt(float(variance[c]) + EPS)
+            ratio = math.sqrt(float(past[c]) + EPS) / deviation
+            shift = abs(float(past_mean[c] - mean[c]))
+            inside = shift <= self.d_max * deviation and 1 / self.r_max <= ratio <= self.r_max
+            kept.append(float(inside))
+        self.judged += len(kept)
+        self.left_out += kept.count(0.0)
+        return torch.tensor(kept, dtype=mean.dtype)
 
 
 def move_parameters(modules: tuple[nn.Module, ...], generator: torch.Generator) -> None:
@@ -206,7 +233,11 @@ def test_papers_form_matches_the_papers_equations(geometry: str) -> None:
     torch.manual_seed(0)
     convolution = CONVOLUTIONS[geometry]()
     layer = CrossIterationBatchNorm2d(
-        convolution.out_channels, window_size=3, variance="paper", gradient="paper"
+        convolution.out_channels,
+        window_size=3,
+        variance="paper",
+        gradient="paper",
+        **WHOLE_WINDOW,
     )
     assert_agrees(convolution, layer, PaperOracle(3), SIZES)
 
@@ -217,14 +248,25 @@ def test_papers_form_matches_the_papers_equations(geometry: str) -> None:
 def test_default_form_matches_the_centred_equations(geometry: str) -> None:
     torch.manual_seed(0)
     convolution = CONVOLUTIONS[geometry]()
-    layer = CrossIterationBatchNorm2d(convolution.out_channels, window_size=3)
+    layer = CrossIterationBatchNorm2d(convolution.out_channels, window_size=3, **WHOLE_WINDOW)
     assert_agrees(convolution, layer, CentredOracle(3), SIZES)
+
+
+@pytest.mark.parametrize(("d_max", "r_max"), [(0.3, math.inf), (math.inf, 1.1), (0.5, 1.2)])
+def test_the_trust_region_leaves_out_what_the_oracle_leaves_out(d_max: float, r_max: float) -> None:
+    torch.manual_seed(0)
+    layer = CrossIterationBatchNorm2d(4, window_size=3, d_max=d_max, r_max=r_max)
+    oracle = CentredOracle(3, d_max, r_max)
+    assert_agrees(nn.Conv2d(2, 4, 3), layer, oracle, SIZES)
+    assert 0 < oracle.left_out < oracle.judged, "a region that keeps all or none proves nothing"
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.3])
 def test_rho_shortens_the_papers_step(rho: float) -> None:
     torch.manual_seed(0)
-    layer = CrossIterationBatchNorm2d(4, window_size=4, rho=rho, variance="paper", gradient="paper")
+    layer = CrossIterationBatchNorm2d(
+        4, window_size=4, rho=rho, variance="paper", gradient="paper", **WHOLE_WINDOW
+    )
     assert_agrees(nn.Conv2d(3, 4, 3, bias=False), layer, PaperOracle(4, rho), SIZES)
 
 
@@ -254,6 +296,6 @@ def test_papers_form_matches_for_any_geometry(
     torch.manual_seed(1)
     convolution = nn.Conv2d(2, 4, kernel, stride, padding, dilation, groups, bias)
     layer = CrossIterationBatchNorm2d(
-        4, window_size=window_size, variance="paper", gradient="paper"
+        4, window_size=window_size, variance="paper", gradient="paper", **WHOLE_WINDOW
     )
     assert_agrees(convolution, layer, PaperOracle(window_size), sizes)

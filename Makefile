@@ -11,7 +11,7 @@ export DO_NOT_TRACK := true
 # Threads of several torch processes must not spin for a core that another one needs.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check format benchmark-weld clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -39,6 +39,9 @@ check: setup  ## Format, lint, types, import rules.
 format: setup  ## Rewrite the sources in the house format.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+benchmark-weld: setup  ## Train on the real weld photos and print the scores (tens of minutes on a CPU).
+	$(BIN)/python -m benchmarks.weld_seg $(ARGS)
 
 clean:  ## Remove the environment and the tools' caches.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -15,8 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, MappingProxyType
 
 from service.database.engine import open_engine
 from service.database.migrate import upgrade
@@ -68,7 +68,7 @@ def serve(settings: Settings, announce: Callable[[str], object]) -> None:
         OSError: The address can't be listened on.
         StorageError: The storage directory can't be used.
     """
-    Storage(settings.storage_dir)
+    storage = Storage(settings.storage_dir)
     engine = open_engine(settings)
     upgrade(engine)
     # SQLite files must not be open in a process that forks.
@@ -80,7 +80,15 @@ def serve(settings: Settings, announce: Callable[[str], object]) -> None:
         shown = f"[{host}]" if ":" in host else host
         announce(f"http://{shown}:{port}")
         children = [
-            Child("api", settings, lifeline, listener.fileno()),
+            # Large request bodies are spooled to disk: into the storage, which has the room and is
+            # tidied, and not into a temporary folder that may be small or in memory.
+            Child(
+                "api",
+                settings,
+                lifeline,
+                listener.fileno(),
+                extra_environment={"TMPDIR": str(storage.spool_dir)},
+            ),
             Child("worker", settings, lifeline),
         ]
         while not stop.is_set():
@@ -122,10 +130,21 @@ class Child:
     """One supervised process, started again when it dies, with growing pauses."""
 
     def __init__(
-        self, role: str, settings: Settings, lifeline: int, listener: int | None = None
+        self,
+        role: str,
+        settings: Settings,
+        lifeline: int,
+        listener: int | None = None,
+        *,
+        extra_environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._role = role
-        self._environment = {**_QUIET, **os.environ, **settings_environment(settings)}
+        self._environment = {
+            **_QUIET,
+            **os.environ,
+            **settings_environment(settings),
+            **extra_environment,
+        }
         self._descriptors = (lifeline,) if listener is None else (lifeline, listener)
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0

@@ -34,21 +34,39 @@ class SurfaceSpec:
     profile: NDArray[np.float32]
 
 
-def draw_surface_spec(rng: np.random.Generator, *, diagonal_px: float) -> SurfaceSpec:
+def draw_surface_spec(
+    rng: np.random.Generator, *, diagonal_px: float, product: np.random.Generator | None = None
+) -> SurfaceSpec:
     """Draw a part's finish.
 
     Args:
-        rng: Source of every choice.
+        rng: Source of what is this part's own.
         diagonal_px: Length of the frame's diagonal, which the profile has to cover.
+        product: Source of what the parts of one product share: they lie alike under one light and
+            come from one machine, and differ by its small deviations.  None makes the part a
+            product of its own.
     """
-    period_px = float(rng.uniform(5.0, 22.0))
+    process = product or rng
+    period_px = float(process.uniform(5.0, 22.0))
+    lay_angle_rad = float(process.uniform(0, np.pi))
+    mark_contrast = float(process.uniform(5.0, 12.0))
+    bow_px = float(process.uniform(-0.06, 0.06) * diagonal_px)
+    base_level = float(process.uniform(105, 150))
+    light_angle_rad = float(process.uniform(0, 2 * np.pi))
+    if product is not None:
+        period_px *= float(rng.uniform(0.92, 1.08))
+        lay_angle_rad += float(np.radians(rng.uniform(-4, 4)))
+        mark_contrast *= float(rng.uniform(0.8, 1.25))
+        bow_px *= float(rng.uniform(0.8, 1.2))
+        base_level += float(rng.uniform(-6, 6))
+        light_angle_rad += float(np.radians(rng.uniform(-10, 10)))
     return SurfaceSpec(
-        lay_angle_rad=float(rng.uniform(0, np.pi)),
+        lay_angle_rad=lay_angle_rad,
         mark_period_px=period_px,
-        mark_contrast=float(rng.uniform(5.0, 12.0)),
-        bow_px=float(rng.uniform(-0.06, 0.06) * diagonal_px),
-        base_level=float(rng.uniform(105, 150)),
-        light_angle_rad=float(rng.uniform(0, 2 * np.pi)),
+        mark_contrast=mark_contrast,
+        bow_px=bow_px,
+        base_level=base_level,
+        light_angle_rad=light_angle_rad,
         profile=_mark_profile(rng, int(diagonal_px * 1.5), period_px),
     )
 

@@ -21,6 +21,7 @@ FRAMES_PER_PART = 2
 # Numbers of the random streams; a stream of its own keeps a part's finish the same whatever is
 # drawn on it.
 _SURFACE_STREAM, _FRAME_STREAM, _DEFECT_STREAM, _SENSOR_STREAM, _CHOICE_STREAM = range(5)
+_PRODUCT_STREAM = 5
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def draw_frame(
     height_px: int = 2000,
     defects: bool = True,
     part_seed: int | None = None,
+    product_seed: int | None = None,
 ) -> SyntheticFrame:
     """Draw one frame.
 
@@ -58,6 +60,8 @@ def draw_frame(
         defects: Whether to draw one to four defects.
         part_seed: Finish and light of the part; frames with the same one show one part.  The
             frame's own seed if None.
+        product_seed: Parts with the same one are of one product: finish and light differ little.
+            None makes each part a product of its own.
 
     Raises:
         ValueError: A side is below 64 px.
@@ -66,7 +70,10 @@ def draw_frame(
         raise ValueError(f"a frame needs 64x64 px for its defects, not {width_px}x{height_px}")
     part = seed if part_seed is None else part_seed
     diagonal_px = float(np.hypot(width_px, height_px))
-    spec = draw_surface_spec(_stream(part, _SURFACE_STREAM), diagonal_px=diagonal_px)
+    product = None if product_seed is None else _stream(product_seed, _PRODUCT_STREAM)
+    spec = draw_surface_spec(
+        _stream(part, _SURFACE_STREAM), diagonal_px=diagonal_px, product=product
+    )
     frame = draw_surface(spec, _stream(seed, _FRAME_STREAM), height_px=height_px, width_px=width_px)
     mask = np.zeros((height_px, width_px), np.uint8)
     if defects:
@@ -96,6 +103,7 @@ def write_dataset(
     seed: int = 0,
     width_px: int = 2500,
     height_px: int = 2000,
+    product_seed: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[str, ...]:
     r"""Draw a data set in the image-plus-mask layout: ``images/*.png`` and ``masks/*_mask.png``.
@@ -110,6 +118,7 @@ def write_dataset(
         seed: What is drawn; equal arguments write equal pictures.
         width_px: Frames' width, as in `draw_frame`.
         height_px: Frames' height.
+        product_seed: As for `draw_frame`: sets with the same one show parts of one product.
         progress: Called with (frames written, frames) after each frame.
 
     Returns:
@@ -132,6 +141,7 @@ def write_dataset(
             height_px=height_px,
             defects=part not in good_parts,
             part_seed=_derived(seed, 0, part),
+            product_seed=product_seed,
         )
         _write_pair(folder, stem, frame)
         names.append(f"images/{stem}.png")

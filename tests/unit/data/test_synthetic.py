@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from data import GoodFrame, import_folder
+from data.surface import SurfaceSpec, draw_surface_spec
 from data.synthetic import SyntheticFrame, draw_frame, write_dataset
 
 
@@ -148,3 +149,21 @@ def test_a_set_that_can_not_be_drawn_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="no data set"):
         write_dataset(tmp_path, count=count, good_rate=good_rate)
+
+
+def test_parts_of_one_product_lie_alike_and_are_different_parts() -> None:
+    def part(seed: int, product_seed: int) -> SurfaceSpec:
+        rng, product = (np.random.Generator(np.random.PCG64(s)) for s in (seed, product_seed))
+        return draw_surface_spec(rng, diagonal_px=500, product=product)
+
+    parts = [part(seed, 5) for seed in range(20)]
+    lay = np.degrees([spec.lay_angle_rad for spec in parts])
+    assert 0 < np.ptp(lay) <= 8
+    periods = np.array([spec.mark_period_px for spec in parts])
+    assert 1 < periods.max() / periods.min() <= 1.08 / 0.92
+    others = np.degrees([part(0, product_seed).lay_angle_rad for product_seed in range(20)])
+    assert np.ptp(others) > 90
+    first, second = (
+        draw_frame(seed, width_px=128, height_px=128, product_seed=5) for seed in (1, 2)
+    )
+    assert not np.array_equal(first.pixels, second.pixels)

@@ -60,8 +60,34 @@ def build_segmentation_model(
             f"{spec.architecture} with {spec.encoder}, depth {spec.encoder_depth}: {error}",
             hint="choose another encoder or encoder_depth 5",
         ) from error
+    _drop_unused(model, in_channels, 2 * spec.stride_px)
     _start_at_prior(model, foreground_rate)
     return model
+
+
+def _drop_unused(model: nn.Module, in_channels: int, side_px: int) -> None:
+    """Remove layers that a forward pass never reaches.
+
+    The library keeps an encoder's deepest stages whatever its depth; those of a ResNet-18 are three
+    quarters of its weights, and their batch norms would be reported as not converted.
+    """
+    reached: set[nn.Module] = set()
+    hooks = [
+        module.register_forward_pre_hook(lambda module, _: reached.add(module))
+        for module in model.modules()
+    ]
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, in_channels, side_px, side_px))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if not any(module in reached for module in child.modules()):
+                delattr(parent, name)
 
 
 def _start_at_prior(model: nn.Module, foreground_rate: Sequence[float]) -> None:

@@ -1,0 +1,64 @@
+"""Networks are built as specified, with nothing in them that is never used."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from models import ModelSpec, NormSpec, build_segmentation_model
+from norm import convert_batchnorm
+
+SPECS = [
+    ModelSpec(encoder="resnet18", encoder_depth=3),
+    ModelSpec(encoder="mobilenet_v2"),
+    ModelSpec(encoder="mobilenet_v3_small"),
+    ModelSpec(encoder="mobilenet_v3_large"),
+    ModelSpec(encoder="efficientnet_b0"),
+    ModelSpec(architecture="fpn", encoder="resnet18"),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.architecture}-{spec.encoder}")
+def test_every_normalization_of_a_network_becomes_cbn_and_it_trains(spec: ModelSpec) -> None:
+    network = build_segmentation_model(spec, class_count=2, in_channels=1)
+    side_px = 2 * spec.stride_px
+    network, report = convert_batchnorm(network, torch.zeros(2, 1, side_px, side_px), kind="cbn")
+    assert report.left == ()
+    logits = network(torch.randn(2, 1, side_px, side_px))
+    assert logits.shape == (2, 2, side_px, side_px)
+    logits.sum().backward()
+    without = [name for name, p in network.named_parameters() if p.grad is None]
+    assert without == []
+
+
+def test_the_first_answer_is_how_rare_defects_are() -> None:
+    network = build_segmentation_model(
+        SPECS[0], class_count=2, in_channels=3, foreground_rate=(0.001, 0.2)
+    ).eval()
+    with torch.no_grad():
+        probabilities = network(torch.zeros(1, 3, 64, 64)).sigmoid().mean((0, 2, 3))
+    assert 0.0001 < float(probabilities[0]) < 0.01
+    assert 0.05 < float(probabilities[1]) < 0.5
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"encoder": "resnet999"},
+        {"encoder_depth": 2},
+        {"encoder_depth": 3, "decoder_channels": [16, 8]},
+        {"architecture": "fpn", "decoder_channels": [64, 32, 16, 16, 8]},
+        {"weights": "imagenet"},
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused_before_anything_runs(
+    fields: dict[str, object],
+) -> None:
+    with pytest.raises(ValidationError):
+        ModelSpec.model_validate(fields)
+
+
+def test_options_of_cbn_belong_to_cbn_alone() -> None:
+    assert NormSpec(kind="cbn", window_size=4).options == {"window_size": 4}
+    assert NormSpec(kind="brn").options == {}
+    with pytest.raises(ValidationError, match="window_size"):
+        NormSpec(kind="bn", window_size=4)

@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model": {"encoder": "resnet18"},
         "resolution": {"mode": "crop", "height_px": 448, "width_px": 448, "defect_rate": 0.7},
         "batch_size": 2,
-        "budget": {"max_epochs": 30},
+        "budget": {"max_epochs": 24},
         "early_stopping": None,
     },
 }

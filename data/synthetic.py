@@ -133,7 +133,6 @@ def write_dataset(
     names = []
     for index in range(count):
         part, position = divmod(index, FRAMES_PER_PART)
-        stem = f"part_{part + 1:03d}_frame_{position + 1}"
         # Frames and parts draw from disjoint seeds below the data set's own.
         frame = draw_frame(
             _derived(seed, 1, index),
@@ -143,8 +142,7 @@ def write_dataset(
             part_seed=_derived(seed, 0, part),
             product_seed=product_seed,
         )
-        _write_pair(folder, stem, frame)
-        names.append(f"images/{stem}.png")
+        names.append(_write_pair(folder, f"part_{part + 1:03d}_frame_{position + 1}", frame))
         if progress is not None:
             progress(index + 1, count)
     return tuple(names)
@@ -159,9 +157,12 @@ def _derived(seed: int, purpose: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, purpose, index]).generate_state(1, np.uint64)[0])
 
 
-def _write_pair(folder: Path, stem: str, frame: SyntheticFrame) -> None:
-    _write_png(folder / "images" / f"{stem}.png", frame.pixels)
+def _write_pair(folder: Path, stem: str, frame: SyntheticFrame) -> str:
+    """Write picture and mask and return the picture's name."""
+    name = f"images/{stem}.png"
+    _write_png(folder / name, frame.pixels)
     _write_png(folder / "masks" / f"{stem}_mask.png", frame.mask)
+    return name
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from data import CropSpec, DataError, FrameDataset, Manifest
+from data import CropSpec, DataError, FrameDataset, Manifest, SplitName
 from models import Preprocessing, SegmentationLoss, build_segmentation_model, resolve_device
 from norm import ConversionReport, convert_batchnorm
 from training.batches import count_steps, sizes_seen
@@ -69,49 +69,32 @@ def prepare(config: RunConfig, events: EventLog) -> Prepared:
         raise ConfigError(error.code, error.detail, hint=error.hint) from error
     bit_depth = _check_trainable(manifest, config)
     device = _device_of(config)
-    crop = _crop_of(config)
+    measurements = measure(_whole_frames(manifest, config, "train"))
     train = FrameDataset(
         manifest,
         config.data.root,
         "train",
         seed=config.seed,
         augmentation=config.augmentation,
-        crop=crop,
+        crop=_crop_of(config),
         cache_frames=_frames_to_cache(manifest),
     )
-    plain = {
-        split: FrameDataset(
-            manifest, config.data.root, split, seed=config.seed, augmentation=None, crop=None
-        )
-        for split in ("train", "calibration", "test")
-    }
-    measurements = measure(plain["train"])
-    channels: Literal[1, 3] = 1 if len(measurements.mean) == 1 else 3
     preprocessing = Preprocessing(
-        in_channels=channels,
+        in_channels=1 if len(measurements.mean) == 1 else 3,
         bit_depth=bit_depth,
         mean=measurements.mean,
         std=measurements.std,
         stride_px=config.model.stride_px,
     )
-    torch.manual_seed(config.seed)
-    network = build_segmentation_model(
-        config.model,
-        class_count=len(manifest.classes),
-        in_channels=channels,
-        foreground_rate=measurements.foreground_rate,
-    )
-    network = network.to(memory_format=torch.channels_last)
-    _, steps_total = count_steps(sizes_seen(train.items, config.resolution), config)
-    network, conversion = _convert(network, config, channels, steps_total)
+    network, conversion = _build_network(config, manifest, train, measurements)
     for left in conversion.left:
         events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
-    _warn_of_conversions(manifest, channels, events)
+    _warn_of_conversions(manifest, preprocessing.in_channels, events)
     return Prepared(
         manifest=manifest,
         train=train,
-        calibration=plain["calibration"],
-        test=plain["test"],
+        calibration=_whole_frames(manifest, config, "calibration"),
+        test=_whole_frames(manifest, config, "test"),
         measurements=measurements,
         preprocessing=preprocessing,
         network=network.to(device),
@@ -120,6 +103,34 @@ def prepare(config: RunConfig, events: EventLog) -> Prepared:
         device=device,
         precision=_precision_of(config, device),
     )
+
+
+def _whole_frames(manifest: Manifest, config: RunConfig, split: SplitName) -> FrameDataset:
+    return FrameDataset(
+        manifest, config.data.root, split, seed=config.seed, augmentation=None, crop=None
+    )
+
+
+def _build_network(
+    config: RunConfig, manifest: Manifest, train: FrameDataset, measurements: Measurements
+) -> tuple[nn.Module, ConversionReport]:
+    """Build the network from the run's seed and convert its normalization."""
+    torch.manual_seed(config.seed)
+    channels = len(measurements.mean)
+    network = build_segmentation_model(
+        config.model,
+        class_count=len(manifest.classes),
+        in_channels=channels,
+        foreground_rate=measurements.foreground_rate,
+    ).to(memory_format=torch.channels_last)
+    options = dict(config.norm.options)
+    if config.norm.kind == "brn":
+        # Batch Renormalization's schedule is scaled to the job's length.
+        sizes = sizes_seen(train.items, config.resolution)
+        _, options["total_steps"] = count_steps(sizes, config)
+    side_px = 2 * config.model.stride_px
+    example = torch.zeros(2, channels, side_px, side_px)
+    return convert_batchnorm(network, example, kind=config.norm.kind, **options)
 
 
 def measure(dataset: FrameDataset) -> Measurements:
@@ -219,18 +230,6 @@ def _crop_of(config: RunConfig) -> CropSpec | None:
         width_px=config.resolution.width_px,
         defect_rate=config.resolution.defect_rate,
     )
-
-
-def _convert(
-    network: nn.Module, config: RunConfig, channels: int, steps_total: int
-) -> tuple[nn.Module, ConversionReport]:
-    side_px = 2 * config.model.stride_px
-    example = torch.zeros(2, channels, side_px, side_px)
-    options = dict(config.norm.options)
-    if config.norm.kind == "brn":
-        # Batch Renormalization's schedule is scaled to the job's length.
-        options["total_steps"] = steps_total
-    return convert_batchnorm(network, example, kind=config.norm.kind, **options)
 
 
 def _warn_of_conversions(manifest: Manifest, channels: int, events: EventLog) -> None:

@@ -23,6 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
+	@echo "Installed in $(VENV): $$(du -sh $(VENV) | cut -f1)"
 
 demo: setup  ## Draw frames, start the service, train, predict; pass flags in ARGS (ARGS=--keep).
 	$(BIN)/hairline demo $(ARGS)

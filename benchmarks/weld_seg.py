@@ -52,8 +52,12 @@ def main() -> int:
         parser.error(f"{folder} is not there; name the folder of data sets with --datasets")
     run_dir = arguments.out / f"{arguments.norm}-{arguments.seed}"
     run_dir.mkdir(parents=True, exist_ok=True)
-    config = _config(folder, run_dir, arguments)
-    (run_dir / "config.json").write_text(json.dumps(config, indent=2))
+    config = json.dumps(_config(folder, run_dir, arguments), indent=2)
+    config_path = run_dir / "config.json"
+    if config_path.exists() and config_path.read_text() != config:
+        parser.error(f"{run_dir} holds a run of other settings; remove it or choose another --out")
+    # With equal settings an interrupted run goes on, and a finished one is judged again.
+    config_path.write_text(config)
     command = [sys.executable, "-m", "training", str(run_dir)]
     status = subprocess.run(command, check=False).returncode  # noqa: S603 - our own program.
     if status != 0:

@@ -10,9 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# Candidates for the smallest area that is reported.
-MIN_AREAS_PX = (1, 2, 4, 8, 16, 32, 64, 128)
-
 
 @dataclass(frozen=True)
 class RegionMatch:
@@ -52,11 +49,14 @@ def match_regions(reported: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> R
 def best_min_area(matches: list[RegionMatch]) -> tuple[int, dict[str, float]]:
     """Return the minimum area with the highest F1 of defects found, and the counts behind it.
 
-    Of equals the smallest wins: a defect that is not reported is worse than one too many.
+    Tried are the powers of two up to the largest region that found a defect.  Of equals the
+    smallest wins: a defect that is not reported is worse than one too many.
     """
     labelled = sum(len(match.found_by_px) for match in matches)
+    largest_px = max((area for match in matches for area in match.found_by_px), default=0)
     best: tuple[float, int, dict[str, float]] | None = None
-    for min_area_px in MIN_AREAS_PX:
+    for exponent in range(max(largest_px, 1).bit_length()):
+        min_area_px = 2**exponent
         found = sum(area >= min_area_px for match in matches for area in match.found_by_px)
         false = sum(area >= min_area_px for match in matches for area in match.false_px)
         score = 2 * found / (labelled + found + false) if labelled else 0.0

@@ -38,5 +38,12 @@ def test_the_minimum_area_removes_specks_but_keeps_the_defect() -> None:
     assert evidence == {"labelled": 5, "found": 5, "false": 0, "f1": 1.0}
 
 
+def test_large_false_regions_are_dropped_where_every_defect_is_larger_still() -> None:
+    matches = [RegionMatch(found_by_px=(2000,), false_px=(700, 900)) for _ in range(5)]
+    min_area_px, evidence = best_min_area(matches)
+    assert min_area_px == 1024
+    assert (evidence["found"], evidence["false"]) == (5, 0)
+
+
 def test_without_false_regions_everything_is_reported() -> None:
     assert best_min_area([RegionMatch(found_by_px=(1, 50), false_px=())])[0] == 1

@@ -13,7 +13,7 @@ from models.defects import ClassThreshold, Defect, OperatingPoint, Verdict, find
 from models.errors import BundleError, FrameError, ModelsError, SpecError
 from models.losses import SegmentationLoss
 from models.preprocessing import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
-from models.runtime import FrozenModel, Inspection, resolve_device
+from models.runtime import FrozenModel, Inspection, frame_probabilities, resolve_device
 from models.segmentation import build_segmentation_model
 from models.spec import ModelSpec, NormSpec
 
@@ -38,6 +38,7 @@ __all__ = [
     "build_network",
     "build_segmentation_model",
     "find_defects",
+    "frame_probabilities",
     "frame_to_tensor",
     "library_versions",
     "load_bundle",

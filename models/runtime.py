@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from models.bundle import Bundle, BundleInfo
 from models.defects import Defect, Verdict, find_defects
-from models.preprocessing import Pixels, frame_to_tensor, pad_to_multiple
+from models.preprocessing import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
 from norm import fold_batchnorm
 
 
@@ -89,14 +90,34 @@ class FrozenModel:
             },
         )
 
-    @torch.inference_mode()
     def _forward(self, pixels: Pixels) -> tuple[NDArray[np.float32], list[str]]:
-        tensor, notes = frame_to_tensor(pixels, self.info.preprocessing)
-        height, width = tensor.shape[-2:]
-        batch = pad_to_multiple(tensor[None], self.info.preprocessing.stride_px)
-        batch = batch.to(self.device, memory_format=torch.channels_last)
-        logits = self._network(batch)[0, :, :height, :width]
-        return logits.float().sigmoid().contiguous().cpu().numpy(), notes
+        return frame_probabilities(self._network, pixels, self.info.preprocessing, self.device)
+
+
+@torch.inference_mode()
+def frame_probabilities(
+    network: nn.Module, pixels: Pixels, preprocessing: Preprocessing, device: torch.device
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Ask a network in eval mode about one whole frame; training and serving share these lines.
+
+    Args:
+        network: On ``device``, in eval mode.
+        pixels: (H, W) or (H, W, C), uint8 or uint16.
+        preprocessing: The network's.
+        device: Where it runs.
+
+    Returns:
+        Probabilities (K, H, W) float32 at the frame's own size, and notes on what was converted.
+
+    Raises:
+        FrameError: If the frame does not suit the model.
+    """
+    tensor, notes = frame_to_tensor(pixels, preprocessing)
+    height, width = tensor.shape[-2:]
+    batch = pad_to_multiple(tensor[None], preprocessing.stride_px)
+    batch = batch.to(device, memory_format=torch.channels_last)
+    logits = network(batch)[0, :, :height, :width]
+    return logits.float().sigmoid().contiguous().cpu().numpy(), notes
 
 
 def resolve_device(device: str) -> torch.device:

@@ -29,10 +29,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from data.flaws import CLASSES
 from service.client import HairlineClient
 from service.resources import JobResource, Prediction
 
-CLASSES = ("scratch", "pit", "stain")
 # All frames show parts of one product, as those of a line do.
 PRODUCT_SEED = 1
 UNSEEN_FRAMES = 8

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data import Frame
+from data import Frame, FrameDataset
 from models import ClassThreshold, OperatingPoint, Pixels
 from training.metrics import PixelCounts, ScoreHistogram, exact_interval
 from training.regions import RegionMatch, best_min_area, match_regions
@@ -23,7 +23,7 @@ class ProbabilityModel(Protocol):
         """Return the probability of each class at each pixel."""
 
 
-def calibration_dice(
+def score_histograms(
     model: ProbabilityModel, frames: Iterable[Frame], classes: tuple[str, ...]
 ) -> dict[str, ScoreHistogram]:
     """Return each class's score histogram over the frames."""
@@ -49,7 +49,7 @@ def choose_operating_point(
         A point whose classes say on what evidence they rest; a class that no calibration frame
         shows keeps the default threshold and says so.
     """
-    histograms = calibration_dice(model, frames(), classes)
+    histograms = score_histograms(model, frames(), classes)
     matches: dict[str, list[RegionMatch]] = {name: [] for name in classes}
     frame_count = 0
     for frame in frames():
@@ -180,7 +180,7 @@ def drop_small_regions(reported: NDArray[np.bool_], min_area_px: int) -> NDArray
     return kept
 
 
-def whole_frames(frame_at: Callable[[int], Frame], count: int) -> Iterator[Frame]:
-    """Yield ``count`` frames one at a time, so that only one is in memory."""
-    for index in range(count):
-        yield frame_at(index)
+def whole_frames(dataset: FrameDataset) -> Iterator[Frame]:
+    """Yield a data set's frames one at a time, so that only one is in memory."""
+    for index in range(len(dataset)):
+        yield dataset.frame(index, epoch=0)

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
+from models import Pixels, Preprocessing, frame_probabilities
 from norm import restore_batchnorm
 from training.batches import Batch, collate, count_steps, plan_epoch, sizes_seen
 from training.checkpoint import save_checkpoint
 from training.config import RunConfig
 from training.errors import DivergedError
-from training.evaluation import calibration_dice, whole_frames
+from training.evaluation import score_histograms, whole_frames
 from training.events import EventLog
 from training.preparation import Prepared
 from training.progress import Progress
@@ -55,19 +55,12 @@ class EvalForward:
         self._preprocessing = preprocessing
         self._device = device
 
-    @torch.no_grad()
     def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
         """Return (K, H, W) float32; the network's mode is restored."""
         was_training = self._network.training
         self._network.eval()
         try:
-            tensor, _ = frame_to_tensor(pixels, self._preprocessing)
-            height, width = tensor.shape[-2:]
-            batch = pad_to_multiple(tensor[None], self._preprocessing.stride_px)
-            batch = batch.to(self._device, memory_format=torch.channels_last)
-            logits = self._network(batch)[0, :, :height, :width]
-            probabilities: NDArray[np.float32] = logits.float().sigmoid().cpu().numpy()
-            return probabilities
+            return frame_probabilities(self._network, pixels, self._preprocessing, self._device)[0]
         finally:
             self._network.train(was_training)
 
@@ -220,9 +213,9 @@ class TrainingLoop:
     def _look_at_calibration(self) -> None:
         prepared, state = self.prepared, self.state
         forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
-        histograms = calibration_dice(
+        histograms = score_histograms(
             forward,
-            whole_frames(lambda i: prepared.calibration.frame(i, 0), len(prepared.calibration)),
+            whole_frames(prepared.calibration),
             tuple(prepared.manifest.classes),
         )
         by_class = {name: histogram.best_dice()[0] for name, histogram in histograms.items()}

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ def check_parity(prepared: Prepared, frozen: FrozenModel) -> dict[str, Any]:
     tolerance = PARITY_TOLERANCE[prepared.device.type]
     count = min(PARITY_FRAMES, len(prepared.calibration))
     difference = 0.0
-    for frame in whole_frames(lambda i: prepared.calibration.frame(i, 0), count):
+    for frame in islice(whole_frames(prepared.calibration), count):
         trained = forward.probabilities(frame.pixels)
         served = frozen.probabilities(frame.pixels)
         difference = max(difference, float(np.abs(trained - served).max()))
@@ -194,7 +195,7 @@ def check_parity(prepared: Prepared, frozen: FrozenModel) -> dict[str, Any]:
 
 
 def _frames_of(dataset: FrameDataset) -> Frames:
-    return lambda: whole_frames(lambda index: dataset.frame(index, 0), len(dataset))
+    return lambda: whole_frames(dataset)
 
 
 def _training_summary(loop: TrainingLoop) -> dict[str, Any]:

@@ -1,12 +1,14 @@
+import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from service.database.engine import session_factory
+from service.database.engine import open_engine, session_factory
 from service.database.tables import Dataset, Item
+from service.settings import Settings
 
 
 def _dataset(name: str, moment: datetime | None = None) -> Dataset:
@@ -83,3 +85,21 @@ def test_a_reader_does_not_wait_for_a_writer(engine: Engine) -> None:
         writing.flush()
         with session_factory(engine, writes=False)() as reading:
             assert reading.scalars(select(Dataset)).all() == []
+
+
+def test_opening_a_new_database_waits_for_another_process_that_writes_to_it(
+    settings: Settings,
+) -> None:
+    # Without the wait, opening fails at once with "database is locked", whatever the timeout is.
+    opened = open_engine(settings)
+    path = opened.url.database
+    assert path is not None
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.2, other.execute, ["ROLLBACK"])
+    release.start()
+    with opened.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
+    release.join()
+    other.close()
+    opened.dispose()

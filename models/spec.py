@@ -73,6 +73,9 @@ class NormSpec(BaseModel):
         gradient: ``cbn`` only: ``full`` or ``paper``.
         d_max: ``cbn`` only: trust region of the past means, in today's deviations.
         r_max: ``cbn`` only: trust region of the past deviations, as a factor.
+        history: ``cbn`` only: ``ring``, or ``exponential`` for a long memory at the cost of one
+            iteration's.
+        slope_positions: ``cbn`` only: output positions that the variance's slope is computed from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,12 +87,16 @@ class NormSpec(BaseModel):
     gradient: Literal["full", "paper"] | None = None
     d_max: Annotated[float, Field(ge=0)] | None = None
     r_max: Annotated[float, Field(ge=1)] | None = None
+    history: Literal["ring", "exponential"] | None = None
+    slope_positions: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
         if self.kind != "cbn" and self.options:
             names = ", ".join(sorted(self.options))
             raise ValueError(f"{names}: only kind 'cbn' takes it, this is {self.kind!r}")
+        if self.history == "exponential" and self.variance == "paper":
+            raise ValueError("variance 'paper' is for history 'ring': leave one of them out")
         return self
 
     @property

@@ -9,6 +9,8 @@ from .conversion import (
     ConversionReport,
     Kind,
     convert_batchnorm,
+    freeze_batchnorm,
+    plain_state_dict,
     restore_batchnorm,
 )
 from .cross_iteration import CrossIterationBatchNorm2d
@@ -34,5 +36,7 @@ __all__ = [
     "TraceError",
     "convert_batchnorm",
     "fold_batchnorm",
+    "freeze_batchnorm",
+    "plain_state_dict",
     "restore_batchnorm",
 ]

@@ -2,10 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .convolution_moments import PaddingRule
 from .errors import HandoverError
+from .recomputation import recomputing
 
 
 class HandedOver(NamedTuple):
@@ -17,7 +19,12 @@ class HandedOver(NamedTuple):
 
 
 def tensor_version(tensor: Tensor) -> int:
-    """Return a counter of in-place changes; inference tensors cannot be changed and have none."""
+    """Return a counter of in-place changes; inference tensors cannot be changed and have none.
+
+    A compiled graph has no such counter and is given 0.
+    """
+    if torch.compiler.is_compiling():
+        return 0
     # There is no public name for it, though autograd's own error messages quote it.
     return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001
 
@@ -51,7 +58,8 @@ class ConvolutionBinding:
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> None:
         """Keep the convolution's input if the layer is about to ask for it."""
-        if self.norm.training:
+        # A recomputed layer takes no statistics, and might not even run again.
+        if self.norm.training and not recomputing():
             x = args[0] if args else kwargs["input"]
             self._handed_over = HandedOver(x, output, tensor_version(output))
 

@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .cross_iteration import CrossIterationBatchNorm2d
 from .errors import OptionError
+from .optional_state import OptionalState
+from .other_normalizations import other_normalization
+from .ranks import leave_windows_to_each_rank
 from .renorm import BatchRenorm2d
 from .substitute import (
     FUSED_TAIL,
@@ -26,12 +29,15 @@ DEFAULT_GROUPS = 32
 
 @dataclass(frozen=True)
 class ConversionEntry:
-    """One batch normalization of the model.
+    """One normalization layer of the model.
 
     Attributes:
         name: Its name in the model.
-        convolution: Name of the convolution that alone feeds it, or None.
-        kind: What it is now.
+        convolution: Name of the convolution that alone feeds it; None if there is none, if the
+            layer is no batch normalization, or if nobody looked for it.
+        kind: What it is now. A converted layer is one of `Kind`. A layer that was left is "bn" for
+            any batch normalization, "frozen", "gn", "ln" (layer), "in" (instance), "rms" (root
+            mean square) or "lrn" (local response), or the name of a class known by name alone.
         reason: Why it was left, or what is worth knowing about its conversion; may be empty.
     """
 
@@ -43,7 +49,11 @@ class ConversionEntry:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """Every batch normalization of a model, by what became of it."""
+    """Every normalization layer of a model, by what became of it.
+
+    Layers that are no batch normalization of torch's are among those that were left. Only a
+    normalization that is a function call inside another module cannot be seen.
+    """
 
     converted: tuple[ConversionEntry, ...]
     left: tuple[ConversionEntry, ...]
@@ -66,7 +76,7 @@ class _Outcome(NamedTuple):
 def convert_batchnorm(
     model: nn.Module, example_input: Any, *, kind: Kind, **options: Any
 ) -> tuple[nn.Module, ConversionReport]:
-    """Replace the model's BatchNorm2d layers in place and report each of them.
+    """Replace the model's BatchNorm2d layers in place and report every normalization layer.
 
     The convolution that feeds a layer is found by running the model once; modes, buffers and random
     state are put back. Substitutes share parameters and buffers with the layers they replace,
@@ -96,9 +106,36 @@ def convert_batchnorm(
     _check_options(kind, options)
     model = restore_batchnorm(model)
     found = trace(model, example_input, regularizers_active=True)
+    return _replace_all(model, kind, found, options)
+
+
+def freeze_batchnorm(model: nn.Module) -> tuple[nn.Module, ConversionReport]:
+    """Put a FrozenBatchNorm2d in the place of every BatchNorm2d, in place.
+
+    The same as `convert_batchnorm` with kind "frozen", but the model is not run, so no example
+    input is needed and no convolution is named. Layers converted before are restored first, and
+    their history is dropped. `restore_batchnorm` takes it back.
+
+    Args:
+        model: The model, not yet wrapped for several devices.
+
+    Returns:
+        The model (another object only if it is itself a BatchNorm2d) and the report.
+    """
+    return _replace_all(restore_batchnorm(model), "frozen", Trace(), {})
+
+
+def _replace_all(
+    model: nn.Module, kind: Kind, found: Trace, options: dict[str, Any]
+) -> tuple[nn.Module, ConversionReport]:
     converted: list[ConversionEntry] = []
     left: list[ConversionEntry] = []
-    for name, norm in batch_norms(model):
+    for name, norm in list(model.named_modules()):
+        if not isinstance(norm, _BatchNorm):
+            other = other_normalization(name, norm)
+            if other is not None:
+                left.append(ConversionEntry(name, None, other.kind, other.reason))
+            continue
         fed_by = found.sole_convolution(name)
         convolution = None if isinstance(fed_by, str) else fed_by[0]
         outcome = _substitute(name, norm, kind, found, options)
@@ -107,6 +144,7 @@ def convert_batchnorm(
             continue
         converted.append(ConversionEntry(name, convolution, kind, outcome.reason))
         model = replace_module(model, norm, outcome.layer)
+    leave_windows_to_each_rank(model)
     return model, ConversionReport(tuple(converted), tuple(left))
 
 
@@ -124,6 +162,25 @@ def restore_batchnorm(model: nn.Module) -> nn.Module:
         if isinstance(layer, SubstituteBatchNorm2d):
             model = replace_module(model, layer, _restored(layer))
     return model
+
+
+def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state_dict that the model would have after `restore_batchnorm`, not touching it.
+
+    Windows and step counters are left out; what remains loads strictly into the model as it was
+    before its conversion, and back into a converted one, whose windows then start empty. A
+    GroupNorm2d has no running statistics to give, so a model converted to "gn" loads into another
+    one of that kind only.
+
+    Returns:
+        An OrderedDict as `model.state_dict()` returns it: tensors are shared with the model.
+    """
+    state: dict[str, Tensor] = model.state_dict()
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, OptionalState):
+            for key in [key for key in state if key.startswith(f"{name}.")]:
+                del state[key]
+    return state
 
 
 def _restored(layer: SubstituteBatchNorm2d) -> nn.Module:
@@ -189,12 +246,23 @@ def _substitute(
 
 def not_a_plain_batchnorm(norm: nn.Module) -> str | None:
     """Say why `norm` does not compute what an nn.BatchNorm2d with a fused tail does, or None."""
+    kind = type(norm).__name__
+    if isinstance(norm, nn.SyncBatchNorm):
+        return (
+            f"{kind} is no BatchNorm2d: convert the model before "
+            "nn.SyncBatchNorm.convert_sync_batchnorm, or put an nn.BatchNorm2d that has loaded its "
+            "state_dict in its place"
+        )
     if not isinstance(norm, nn.BatchNorm2d):
-        return f"{type(norm).__name__} is no BatchNorm2d"
-    fused = all(isinstance(getattr(norm, name, None), nn.Module) for name in FUSED_TAIL)
-    if type(norm).forward is not nn.BatchNorm2d.forward and not fused:
-        return f"{type(norm).__name__} has a forward pass of its own"
+        return f"{kind} is no BatchNorm2d: its input is no batch of images (N, C, H, W)"
+    if type(norm).forward is not nn.BatchNorm2d.forward and not has_fused_tail(norm):
+        return f"{kind} has a forward pass of its own"
     return None
+
+
+def has_fused_tail(norm: nn.Module) -> bool:
+    """Say whether `norm` runs a dropout and an activation of its own, as timm's layers do."""
+    return all(isinstance(getattr(norm, name, None), nn.Module) for name in FUSED_TAIL)
 
 
 def _arguments(norm: nn.BatchNorm2d) -> dict[str, Any]:

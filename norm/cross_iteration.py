@@ -6,29 +6,25 @@ import torch
 from torch import Tensor, nn
 
 from .binding import ConvolutionBinding
-from .convolution_moments import (
-    PaddingRule,
-    convolution_geometry,
-    mean_patch,
-    variance_slope,
-)
+from .convolution_moments import PaddingRule
 from .errors import BindingError, HandoverError, OptionError
 from .functional import (
     BatchStatistics,
     GradientForm,
+    Normalizer,
     PooledStatistics,
     VarianceForm,
     WindowEstimates,
-    batch_statistics,
-    normalize,
+    no_estimates,
     pool,
     pooled_normalizer,
-    statistics_dtype,
     trust,
 )
+from .observation import observe
 from .optimizer_steps import OptimizerStepCounter
+from .ranks import RankPolicy, gather_over_ranks
 from .substitute import SubstituteBatchNorm2d, describe
-from .window import Iteration, RingWindow
+from .window import ExponentialWindow, HistoryForm, RingWindow, Window
 
 
 class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
@@ -75,11 +71,23 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
         variance: Form of the variance's Taylor step.
         gradient: Form of the gradient.
         d_max: An iteration is left out where its mean is further than this many of today's
-            deviations from today's mean.
+            deviations from today's mean. The default of this and of `r_max` was chosen on real
+            defects at batch 1 and 2 (docs/decisions/0010).
         r_max: And where its deviation differs from today's by more than this factor.
+        history: "ring" remembers the last iterations one by one. "exponential" keeps a moving
+            average that forgets 1 / `window_size` of itself an iteration, in the memory of
+            a single one (`window.ExponentialWindow`); it is not in the paper.
+        slope_positions: Output positions that the variance's slope is computed from, at least, on a
+            regular grid; None for all of them (`observation.sampled_slope`).
+        history_dtype: torch.bfloat16 to store the ring's slopes in half the memory; statistics stay
+            as they are. None for the type of the statistics.
+        ranks: With several processes, "separate" keeps each rank to its own batches; "pooled" pools
+            today and the past of all of them (`ranks.gather_over_ranks`), and `running_mean`
+            and `running_var` follow today's batches of all ranks as one. The gradient
+            is through the rank's own batch in both.
 
     Attributes:
-        window: The remembered iterations, None until bound; in the state_dict under "window.".
+        window: What is remembered, None until bound; in the state_dict under "window.".
 
     Raises:
         OptionError: An option is out of range.
@@ -98,12 +106,18 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
         rho: float = 1.0,
         variance: VarianceForm = "centred",
         gradient: GradientForm = "full",
-        d_max: float = 1.0,
-        r_max: float = 2.0,
+        d_max: float = 0.25,
+        r_max: float = 1.25,
+        history: HistoryForm = "ring",
+        slope_positions: int | None = 1024,
+        history_dtype: torch.dtype | None = None,
+        ranks: RankPolicy = "separate",
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        _check_options(window_size, burn_in_steps, rho, variance, gradient)
+        _check_numbers(window_size, burn_in_steps, rho, slope_positions)
         _check_trust(d_max, r_max)
+        _check_forms(variance=variance, gradient=gradient, history=history, ranks=ranks)
+        _check_history(history, variance, history_dtype)
         self.window_size = window_size
         self.burn_in_steps = burn_in_steps
         self.rho = rho
@@ -111,7 +125,11 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
         self.gradient = gradient
         self.d_max = d_max
         self.r_max = r_max
-        self.window: RingWindow | None = None
+        self.history = history
+        self.slope_positions = slope_positions
+        self.history_dtype = history_dtype
+        self.ranks = ranks
+        self.window: Window | None = None
         self.optimizer_steps = OptimizerStepCounter() if burn_in_steps else None
         self._binding: ConvolutionBinding | None = None
 
@@ -143,8 +161,20 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
             weight = convolution.weight
             label = label or type(self).__name__
             self._binding = ConvolutionBinding(convolution, self, padding_rule, label)
-            self.window = RingWindow(self.window_size - 1, weight, convolution.groups)
+            self.window = self._empty_window(weight, convolution.groups)
         return self
+
+    def _empty_window(self, weight: Tensor, groups: int) -> Window:
+        if self.history == "exponential":
+            return ExponentialWindow(self.window_size, weight, groups, rho=self.rho)
+        return RingWindow(
+            self.window_size - 1,
+            weight,
+            groups,
+            rho=self.rho,
+            form=self.variance,
+            slope_dtype=self.history_dtype,
+        )
 
     def unbind(self) -> None:
         """Let go of the convolution, its hook and the window."""
@@ -153,28 +183,24 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
         self._binding = None
         self.window = None
 
-    def _normalize_batch(self, y: Tensor) -> Tensor:
-        device_type = y.device.type
-        # Autocast would run the inner products of the statistics in 16 bits.
-        with torch.no_grad(), torch.autocast(device_type, enabled=False):
-            today = batch_statistics(y)
-            if self.window_size == 1:
-                pooled = self._pool_today_alone(today)
-            else:
-                pooled = self._pool_window(y, today)
-            self._update_running(today.mean, self._unbiased_variance(today, pooled))
-            normalizer = pooled_normalizer(today, pooled, eps=self.eps, gradient=self.gradient)
-        return normalize(y, self.weight, self.bias, normalizer)
-
-    def _pool_today_alone(self, today: BatchStatistics) -> PooledStatistics:
-        if today.positions == 1:
+    def _observe(self, y: Tensor, today: BatchStatistics) -> Normalizer:
+        past = no_estimates(today) if self.window_size == 1 else self._consult_window(y, today)
+        batch = today
+        if self.ranks == "pooled":
+            batch, past = gather_over_ranks(today, past)
+        if batch.positions == 1 and self.window_size == 1:
             raise ValueError(
                 "Expected more than 1 value per channel when training with a window of 1"
             )
-        return PooledStatistics(today.mean, today.variance, torch.ones_like(today.mean))
+        trusted = trust(batch, past, d_max=self.d_max, r_max=self.r_max, eps=self.eps)
+        pooled = pool(batch, trusted)
+        self._update_running(batch.mean, self._unbiased_variance(batch, pooled))
+        if batch.positions != today.positions:
+            pooled = pooled._replace(share=pooled.share * (today.positions / batch.positions))
+        return pooled_normalizer(today, pooled, eps=self.eps, gradient=self.gradient)
 
-    def _pool_window(self, y: Tensor, today: BatchStatistics) -> PooledStatistics:
-        """Pool today with the window, then take today into the window."""
+    def _consult_window(self, y: Tensor, today: BatchStatistics) -> WindowEstimates:
+        """Return what the window says of today's weights, then take today into it."""
         binding, window = self._binding, self.window
         if binding is None or window is None:
             raise HandoverError(
@@ -188,27 +214,24 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
             )
         x = binding.take(y)
         convolution = binding.convolution
-        past = window.estimates(
-            convolution.weight, convolution.bias, rho=self.rho, form=self.variance
-        )
-        pooled = pool(today, self._trusted(past, convolution, today))
-        iteration = _observe(convolution, x, y, today, binding.padding_rule)
-        window.record(iteration, convolution.weight)
-        return pooled
-
-    def _trusted(
-        self, past: WindowEstimates, convolution: nn.Conv2d, today: BatchStatistics
-    ) -> WindowEstimates:
-        """Leave out what today must not be pooled with, in the type of today's statistics."""
+        past = window.estimates(convolution.weight, convolution.bias)
         weights = past.weights
         if self.optimizer_steps is not None:
             steps = self.optimizer_steps.observe(
                 (convolution.weight, convolution.bias, self.weight, self.bias)
             )
             weights = weights * (steps >= self.burn_in_steps)
+        iteration = observe(
+            convolution,
+            x,
+            y,
+            today,
+            rule=binding.padding_rule,
+            slope_positions=self.slope_positions,
+        )
+        window.record(iteration, convolution.weight)
         dtype = today.mean.dtype
-        past = WindowEstimates(past.means.to(dtype), past.variances.to(dtype), weights.to(dtype))
-        return trust(today, past, d_max=self.d_max, r_max=self.r_max, eps=self.eps)
+        return WindowEstimates(past.means.to(dtype), past.variances.to(dtype), weights.to(dtype))
 
     def _unbiased_variance(self, today: BatchStatistics, pooled: PooledStatistics) -> Tensor | None:
         """Return the variance nn.BatchNorm2d would average, or the window's where M is 1."""
@@ -226,28 +249,10 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
         return (
             f"{describe(self)}, window_size={self.window_size}, "
             f"burn_in_steps={self.burn_in_steps}, rho={self.rho}, variance={self.variance!r}, "
-            f"gradient={self.gradient!r}, d_max={self.d_max}, r_max={self.r_max}"
+            f"gradient={self.gradient!r}, d_max={self.d_max}, r_max={self.r_max}, "
+            f"history={self.history!r}, slope_positions={self.slope_positions}, "
+            f"history_dtype={self.history_dtype}, ranks={self.ranks!r}"
         )
-
-
-def _observe(
-    convolution: nn.Conv2d, x: Tensor, y: Tensor, today: BatchStatistics, rule: PaddingRule
-) -> Iteration:
-    """Return what the window needs to know of this iteration."""
-    dtype = statistics_dtype(y.dtype)
-    geometry = convolution_geometry(convolution, x, (y.shape[2], y.shape[3]), rule)
-    x = x.to(dtype)
-    mean = today.mean
-    if convolution.bias is not None:
-        mean = mean - convolution.bias.detach().to(dtype)
-    centred = y.detach().to(dtype) - today.mean.view(1, -1, 1, 1)
-    return Iteration(
-        mean,
-        today.variance,
-        today.positions,
-        mean_patch(x, geometry),
-        variance_slope(x, centred, convolution.weight.shape, geometry),
-    )
 
 
 def _check_trust(d_max: float, r_max: float) -> None:
@@ -257,8 +262,8 @@ def _check_trust(d_max: float, r_max: float) -> None:
         raise OptionError(f"r_max must be at least 1, got {r_max}")
 
 
-def _check_options(
-    window_size: int, burn_in_steps: int, rho: float, variance: str, gradient: str
+def _check_numbers(
+    window_size: int, burn_in_steps: int, rho: float, slope_positions: int | None
 ) -> None:
     if window_size < 1:
         raise OptionError(f"window_size must be at least 1, got {window_size}")
@@ -266,9 +271,29 @@ def _check_options(
         raise OptionError(f"burn_in_steps must not be negative, got {burn_in_steps}")
     if not 0 <= rho <= 1:
         raise OptionError(f"rho must lie between 0 and 1, got {rho}")
+    if slope_positions is not None and slope_positions < 1:
+        raise OptionError(f"slope_positions must be at least 1 or None, got {slope_positions}")
+
+
+def _check_forms(*, variance: str, gradient: str, history: str, ranks: str) -> None:
     for name, value, form in (
         ("variance", variance, VarianceForm),
         ("gradient", gradient, GradientForm),
+        ("history", history, HistoryForm),
+        ("ranks", ranks, RankPolicy),
     ):
         if value not in get_args(form):
             raise OptionError(f"{name} must be one of {get_args(form)}, got {value!r}")
+
+
+def _check_history(history: str, variance: str, history_dtype: torch.dtype | None) -> None:
+    if history_dtype not in (None, torch.bfloat16):
+        # float16 ends at 65504, which the slope of one bright channel can pass.
+        raise OptionError(f"history_dtype must be torch.bfloat16 or None, got {history_dtype}")
+    if history == "exponential" and history_dtype is not None:
+        raise OptionError(
+            f"history_dtype {history_dtype} is for the ring: a moving average in eight bits stops "
+            "moving"
+        )
+    if history == "exponential" and variance != "centred":
+        raise OptionError(f"variance {variance!r} is for the ring: the average is kept centred")

@@ -2,11 +2,10 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from .errors import OptionError
-from .functional import batch_statistics, normalize, renormalizer
+from .functional import BatchStatistics, Normalizer, renormalizer
 from .optimizer_steps import OptimizerStepCounter
 from .substitute import SubstituteBatchNorm2d, describe
 
@@ -102,8 +101,8 @@ class BatchRenorm2d(SubstituteBatchNorm2d):
         self.d_max = d_max
         self.optimizer_steps = OptimizerStepCounter()
 
-    def _normalize_batch(self, y: Tensor) -> Tensor:
-        if y.numel() == y.shape[1]:
+    def _observe(self, y: Tensor, today: BatchStatistics) -> Normalizer:
+        if today.positions == 1:
             # As in nn.BatchNorm2d: one value has no variance, and its gradient would be zero.
             raise ValueError(
                 f"Expected more than 1 value per channel when training, got {tuple(y.shape)}"
@@ -111,24 +110,22 @@ class BatchRenorm2d(SubstituteBatchNorm2d):
         # They are there: the constructor refuses to go without.
         assert self.running_mean is not None
         assert self.running_var is not None
-        with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
-            today = batch_statistics(y)
-            steps = self.optimizer_steps.observe((self.weight, self.bias))
-            limits = correction_limits(
-                steps, total_steps=self.total_steps, r_max=self.r_max, d_max=self.d_max
-            )
-            dtype = today.mean.dtype
-            normalizer = renormalizer(
-                today,
-                self.running_mean.to(dtype),
-                self.running_var.to(dtype),
-                eps=self.eps,
-                r_max=limits.r_max.to(dtype),
-                d_max=limits.d_max.to(dtype),
-            )
-            unbiased = today.variance * (today.positions / (today.positions - 1))
-            self._update_running(today.mean, unbiased)
-        return normalize(y, self.weight, self.bias, normalizer)
+        steps = self.optimizer_steps.observe((self.weight, self.bias))
+        limits = correction_limits(
+            steps, total_steps=self.total_steps, r_max=self.r_max, d_max=self.d_max
+        )
+        dtype = today.mean.dtype
+        normalizer = renormalizer(
+            today,
+            self.running_mean.to(dtype),
+            self.running_var.to(dtype),
+            eps=self.eps,
+            r_max=limits.r_max.to(dtype),
+            d_max=limits.d_max.to(dtype),
+        )
+        unbiased = today.variance * (today.positions / (today.positions - 1))
+        self._update_running(today.mean, unbiased)
+        return normalizer
 
     def extra_repr(self) -> str:
         """Show the options beside those of nn.BatchNorm2d."""

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+
+from .functional import BatchStatistics, Normalizer, batch_statistics, normalize
+from .recomputation import RecentNormalizers, recomputing
 
 # timm's BatchNormAct2d runs these two after normalizing, in this order.  They are recognised by
 # name because this room needs torch alone.
@@ -64,13 +68,26 @@ class SubstituteBatchNorm2d(nn.BatchNorm2d):
     """A batch normalization that differs from nn.BatchNorm2d in training mode only.
 
     In eval mode it is nn.BatchNorm2d, so a trained model converts back, folds and exports as an
-    ordinary one. Subclasses write `_normalize_batch`.
+    ordinary one. In training mode it moves its statistics and normalizes with constants that a
+    subclass chooses in `_observe`. A forward pass that activation checkpointing runs again is
+    normalized with the constants of the first run and moves nothing.
 
     Attributes:
         replaced: The layer this one was converted from, or None.
     """
 
     replaced: ReplacedLayer | None = None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        self._recent = RecentNormalizers()
 
     def forward(self, y: Tensor) -> Tensor:
         """Normalize `y` (N, C, H, W), then run a fused dropout and activation if there is one."""
@@ -79,6 +96,22 @@ class SubstituteBatchNorm2d(nn.BatchNorm2d):
         return run_fused_tail(self, normalized)
 
     def _normalize_batch(self, y: Tensor) -> Tensor:
+        # Autocast would run the inner products of the statistics in 16 bits.
+        with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+            today = batch_statistics(y)
+            if recomputing():
+                normalizer = self._recent.find(today)
+            else:
+                normalizer = self._observe(y, today)
+                if not torch.compiler.is_compiling():
+                    self._recent.remember(today, normalizer)
+        return normalize(y, self.weight, self.bias, normalizer)
+
+    def _observe(self, y: Tensor, today: BatchStatistics) -> Normalizer:
+        """Take the batch into the statistics and return what to normalize it with.
+
+        Runs without gradients and without autocast, once for each training forward pass.
+        """
         raise NotImplementedError
 
     def _update_running(self, mean: Tensor, unbiased_variance: Tensor | None) -> None:
@@ -94,8 +127,12 @@ class SubstituteBatchNorm2d(nn.BatchNorm2d):
             (self.running_mean, mean),
             (self.running_var, unbiased_variance),
         ):
-            if value is not None:
-                running.copy_(running.to(value.dtype) * (1 - momentum) + value * momentum)
+            if value is None:
+                continue
+            if running.dtype == value.dtype:
+                running.lerp_(value, momentum)
+            else:
+                running.copy_(torch.lerp(running.to(value.dtype), value, momentum))
 
 
 class FrozenBatchNorm2d(SubstituteBatchNorm2d):

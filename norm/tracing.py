@@ -107,7 +107,7 @@ def trace(model: nn.Module, example_input: Any, *, regularizers_active: bool) ->
     """
     recorder = _Recorder(model)
     arguments = example_input if isinstance(example_input, tuple) else (example_input,)
-    with _left_as_found(model), recorder, torch.no_grad():
+    with left_as_found(model), recorder, torch.no_grad():
         model.eval()
         if regularizers_active:
             for module in model.modules():
@@ -124,7 +124,7 @@ def trace(model: nn.Module, example_input: Any, *, regularizers_active: bool) ->
 
 
 @contextmanager
-def _left_as_found(model: nn.Module) -> Iterator[None]:
+def left_as_found(model: nn.Module) -> Iterator[None]:
     """Put modes, buffers and random state back when the block ends, however it ends."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]

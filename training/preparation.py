@@ -10,6 +10,7 @@ from torch import nn
 from data import CropSpec, DataError, FrameDataset, Manifest, SplitName
 from models import Preprocessing, SegmentationLoss, build_segmentation_model, resolve_device
 from norm import ConversionReport, convert_batchnorm
+from norm.other_normalizations import PER_IMAGE_KINDS
 from training.batches import count_steps, sizes_seen
 from training.config import CropResolution, RunConfig
 from training.errors import ConfigError
@@ -88,7 +89,9 @@ def prepare(config: RunConfig, events: EventLog) -> Prepared:
     )
     network, conversion = _build_network(config, manifest, train, measurements)
     for left in conversion.left:
-        events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
+        # A normalization of each image by itself has nothing to gain from another kind.
+        if left.kind not in PER_IMAGE_KINDS:
+            events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
     _warn_of_conversions(manifest, preprocessing.in_channels, events)
     return Prepared(
         manifest=manifest,

@@ -232,6 +232,25 @@ def test_a_layer_without_a_convolution_of_its_own_is_left_with_the_reason() -> N
     assert type(model.left) is nn.BatchNorm2d
 
 
+def test_the_layers_options_are_passed_on() -> None:
+    options = {
+        "window_size": 5,
+        "burn_in_steps": 2,
+        "rho": 0.5,
+        "d_max": 2.0,
+        "r_max": 3.0,
+        "history": "exponential",
+        "slope_positions": 100,
+        "ranks": "pooled",
+        "momentum": 0.3,
+    }
+    model, report = convert_batchnorm(network(), EXAMPLE, kind="cbn", **options)
+    assert len(report.converted) == 3
+    for module in model.modules():
+        if isinstance(module, CrossIterationBatchNorm2d):
+            assert {name: getattr(module, name) for name in options} == options
+
+
 def test_kinds_that_need_no_convolution_convert_them_all_the_same() -> None:
     model = Awkward()
     _, report = convert_batchnorm(model, torch.randn(2, 2, 4, 4), kind="gn")
@@ -321,7 +340,10 @@ def test_segmentation_models_convert_completely_and_train(architecture: str, enc
     model, report = convert_batchnorm(model, x, kind="cbn", window_size=3)
     # smp keeps efficientnet's classification head, whose normalization never runs.
     idle = ["encoder._bn1"] if encoder == "efficientnet-b0" else []
-    assert [entry.name for entry in report.left] == idle
+    assert [entry.name for entry in report.left if entry.kind == "bn"] == idle
+    # The decoder of its FPN normalizes by groups.
+    others = {entry.reason.split()[0] for entry in report.left if entry.kind != "bn"}
+    assert others == ({"GroupNorm"} if architecture == "FPN" else set())
     layers = [m for m in model.modules() if isinstance(m, CrossIterationBatchNorm2d)]
     assert len(layers) == len(report.converted) >= 20
     for _ in range(2):

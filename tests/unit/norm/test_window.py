@@ -1,31 +1,41 @@
+import pytest
 import torch
 
-from norm.functional import BatchStatistics, WindowEstimates, pool
-from norm.window import Iteration, RingWindow
+from norm.convolution_moments import mean_response, slope_response
+from norm.functional import BatchStatistics, VarianceForm, WindowEstimates, pool
+from norm.observation import Iteration
+from norm.window import RingWindow
 
 
 def noisy_iteration(weight: torch.Tensor, seed: int) -> Iteration:
     """Measured statistics with a patch and a slope that have nothing to do with them."""
     generator = torch.Generator().manual_seed(seed)
+    patch = torch.randn(2, 3, generator=generator)
+    slope = torch.randn(4, 3, generator=generator)
     return Iteration(
         torch.randn(4, generator=generator),
         torch.rand(4, generator=generator),
         10 + seed,
-        torch.randn(2, 3, 1, 1, generator=generator),
-        torch.randn(weight.shape, generator=generator),
+        patch,
+        mean_response(patch[None], weight)[0],
+        slope,
+        slope_response(slope[:, None], weight)[0],
     )
 
 
-def test_an_unchanged_weight_predicts_what_was_measured_whatever_the_slope() -> None:
+@pytest.mark.parametrize("form", ["centred", "paper"])
+@pytest.mark.parametrize("slope_dtype", [None, torch.bfloat16])
+def test_an_unchanged_weight_predicts_what_was_measured_whatever_the_slope(
+    form: VarianceForm, slope_dtype: torch.dtype | None
+) -> None:
     weight = torch.randn(4, 3, 1, 1)
-    window = RingWindow(2, weight, groups=2)
+    window = RingWindow(2, weight, groups=2, form=form, slope_dtype=slope_dtype)
     iterations = [noisy_iteration(weight, seed) for seed in range(2)]
     for iteration in iterations:
         window.record(iteration, weight)
-    for form in ("centred", "paper"):
-        past = window.estimates(weight, None, rho=1.0, form=form)
-        torch.testing.assert_close(past.means, torch.stack([i.mean for i in iterations]))
-        torch.testing.assert_close(past.variances, torch.stack([i.variance for i in iterations]))
+    past = window.estimates(weight, None)
+    torch.testing.assert_close(past.means, torch.stack([i.mean for i in iterations]))
+    torch.testing.assert_close(past.variances, torch.stack([i.variance for i in iterations]))
 
 
 def test_the_oldest_iteration_is_overwritten_first() -> None:

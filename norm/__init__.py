@@ -1,7 +1,8 @@
 """Normalization for batches of one or two images: layers, conversion and folding.
 
 Start at `convert_batchnorm`, which turns a model's batch normalizations into another kind and says
-which convolution feeds each of them. The equations are in `functional` and `convolution_moments`.
+which convolution feeds each of them; after training, `recalibrate` measures the statistics that
+inference uses. The equations are in `functional` and `convolution_moments`.
 """
 
 from .conversion import (
@@ -14,8 +15,21 @@ from .conversion import (
     restore_batchnorm,
 )
 from .cross_iteration import CrossIterationBatchNorm2d
-from .errors import BindingError, HandoverError, NormError, OptionError, TraceError
+from .errors import (
+    BindingError,
+    HandoverError,
+    NormError,
+    OptionError,
+    RecalibrationError,
+    TraceError,
+)
 from .folding import FoldEntry, FoldReport, fold_batchnorm
+from .recalibration import (
+    RecalibratedLayer,
+    RecalibrationReport,
+    UntouchedLayer,
+    recalibrate,
+)
 from .renorm import BatchRenorm2d
 from .substitute import FrozenBatchNorm2d, GroupNorm2d
 
@@ -33,10 +47,15 @@ __all__ = [
     "Kind",
     "NormError",
     "OptionError",
+    "RecalibratedLayer",
+    "RecalibrationError",
+    "RecalibrationReport",
     "TraceError",
+    "UntouchedLayer",
     "convert_batchnorm",
     "fold_batchnorm",
     "freeze_batchnorm",
     "plain_state_dict",
+    "recalibrate",
     "restore_batchnorm",
 ]

@@ -4,7 +4,8 @@ NormError
 ├── OptionError        an option is unknown or out of range (also a ValueError)
 ├── BindingError       a layer cannot be bound to this convolution
 ├── HandoverError      a bound layer was run without its convolution's input
-└── TraceError         the model could not be run on the example input
+├── TraceError         the model could not be run on the example input
+└── RecalibrationError the data does not give a layer its statistics
 """
 
 
@@ -26,3 +27,7 @@ class HandoverError(NormError):
 
 class TraceError(NormError):
     """The model could not be run on the example input, so no convolution could be found."""
+
+
+class RecalibrationError(NormError):
+    """The data or the model gives no statistics that a layer could use; it names the layer."""

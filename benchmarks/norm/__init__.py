@@ -1,0 +1,1 @@
+"""Benchmarks of the normalizations: accuracy on real defects, cost, and what converts."""

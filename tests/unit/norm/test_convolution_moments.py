@@ -1,4 +1,4 @@
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 import torch
@@ -39,15 +39,49 @@ def test_mean_patch_gives_the_exact_mean_for_any_weight(
         torch.testing.assert_close(response, convolution(x).mean((0, 2, 3)), rtol=0, atol=1e-12)
 
 
+def derivative_of_the_variance(y: Tensor, weight: Tensor) -> Tensor:
+    (slope,) = torch.autograd.grad(y.var((0, 2, 3), correction=0).sum(), weight)
+    return slope
+
+
+def slope_of(convolution: nn.Conv2d, x: Tensor, y: Tensor) -> Tensor:
+    geometry = convolution_geometry(convolution, x, (y.shape[2], y.shape[3]), "declared")
+    y = y.detach()
+    return variance_slope(x, y, y.mean((0, 2, 3)), convolution.weight.shape, geometry)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_variance_slope_is_the_derivative_of_the_variance(mode: Mode) -> None:
     convolution, x = any_convolution(mode)
     y = convolution(x)
-    (expected,) = torch.autograd.grad(y.var((0, 2, 3), correction=0).sum(), convolution.weight)
-    geometry = convolution_geometry(convolution, x, (y.shape[2], y.shape[3]), "declared")
-    mean = y.detach().mean((0, 2, 3))
-    slope = variance_slope(x, y.detach(), mean, convolution.weight.shape, geometry)
-    torch.testing.assert_close(slope, expected, rtol=1e-11, atol=1e-12)
+    expected = derivative_of_the_variance(y, convolution.weight)
+    torch.testing.assert_close(slope_of(convolution, x, y), expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"kernel_size": 3, "padding": 1}, id="few positions"),
+        pytest.param({"kernel_size": (3, 2), "stride": (2, 3), "padding": 1}, id="strided"),
+        pytest.param({"kernel_size": 3, "dilation": 2, "padding": (2, 1)}, id="dilated"),
+        pytest.param({"kernel_size": 2, "padding_mode": "circular", "padding": 1}, id="circular"),
+        pytest.param({"kernel_size": 3, "padding": "same"}, id="same"),
+        pytest.param({"kernel_size": 1}, id="1x1"),
+        pytest.param({"kernel_size": 1, "stride": 3}, id="1x1 strided"),
+    ],
+)
+def test_variance_slope_of_a_wide_layer_with_a_small_map(
+    settings: dict[str, Any], groups: int, memory_format: torch.memory_format
+) -> None:
+    torch.manual_seed(5)
+    convolution = nn.Conv2d(8, 128, groups=groups, **settings).double()
+    x = torch.randn(2, 8, 5, 4, dtype=torch.float64).to(memory_format=memory_format)
+    y = convolution(x)
+    assert 2 * y[:, 0].numel() <= y.shape[1], "fewer positions than half the channels"
+    expected = derivative_of_the_variance(y, convolution.weight)
+    torch.testing.assert_close(slope_of(convolution, x, y), expected, rtol=1e-11, atol=1e-12)
 
 
 class SamePadding(nn.Conv2d):

@@ -3,7 +3,8 @@
 ``python -m benchmarks.norm cost`` trains the convolutional part of torchvision's ResNet-50, once
 for each contestant, and takes turns: a step of one, a step of the next, and around again. A round's
 ratios to batch normalization in the same round hold what the machine did meanwhile. A contestant
-with a window is measured with the window full. About 10 GB of memory for the longest windows.
+with a window is measured with the window full. About 10 GB of memory for the longest windows, and
+as much for a whole frame.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision
@@ -47,9 +48,18 @@ MIN_ROUNDS = 3
 MAX_ROUNDS = 21
 
 
+Entry = Literal["all", "windows", "served"]
+# What the service offers for frames of five megapixels; the whole field would take an hour there.
+SERVED = (BASELINE, "brn", "cbn")
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: where, how precisely, and on inputs of which size."""
+    """One measurement: where, how precisely, on inputs of which size, and who takes part.
+
+    Entry "windows" is for contestants with a window, "served" for `SERVED`; batch normalization
+    takes part in each.
+    """
 
     device: str
     precision: str
@@ -57,7 +67,7 @@ class Cell:
     batch: int
     height_px: int
     width_px: int
-    windows_only: bool = False
+    entry: Entry = "all"
 
     @property
     def channels_last(self) -> bool:
@@ -65,9 +75,15 @@ class Cell:
         return self.device == "cuda" and self.precision == "bfloat16"
 
     @property
-    def models_key(self) -> tuple[str, str, int]:
+    def models_key(self) -> tuple[str, str, int, Entry]:
         """Return what two cells must have in common to be measured with the same models."""
-        return self.device, self.precision, self.window_size
+        return self.device, self.precision, self.window_size, self.entry
+
+    def admits(self, contestant: Contestant) -> bool:
+        """Say whether a contestant takes part."""
+        if self.entry == "served":
+            return contestant.name in SERVED
+        return self.entry == "all" or contestant.has_window or contestant.name == BASELINE
 
 
 def planned_cells(device: str, *, quick: bool) -> list[Cell]:
@@ -83,7 +99,9 @@ def planned_cells(device: str, *, quick: bool) -> list[Cell]:
     cells += [Cell(device, "bfloat16", 8, 2, px, px) for px in sides]
     if device == "cuda":
         cells.append(Cell(device, "bfloat16", 8, 2, 2000, 2500))
-    cells += [Cell(device, "float32", k, 2, 224, 224, windows_only=True) for k in (2, 4, 16)]
+    else:
+        cells.append(Cell(device, "float32", 8, 1, 2000, 2500, entry="served"))
+    cells += [Cell(device, "float32", k, 2, 224, 224, entry="windows") for k in (2, 4, 16)]
     return cells
 
 
@@ -214,11 +232,7 @@ def measure_all(
     for _, group in groupby(cells, key=lambda cell: cell.models_key):
         together = list(group)
         first = together[0]
-        taking_part = [
-            contestant
-            for contestant in contestants
-            if contestant.name == BASELINE or contestant.has_window or not first.windows_only
-        ]
+        taking_part = [contestant for contestant in contestants if first.admits(contestant)]
         entered = entrants(taking_part, first, build_body, absent)
         for cell in together:
             yield measure(cell, entered, cell_seconds=cell_seconds)

@@ -225,7 +225,7 @@ def _cells(run: Run, **wanted: Any) -> list[MeasuredCell]:
 
 def _by_window(run: Run) -> list[MeasuredCell]:
     """Return the cells that differ in their window alone, shortest window first."""
-    others = [cell for cell in run["cells"] if cell["windows_only"]]
+    others = [cell for cell in run["cells"] if cell["entry"] == "windows"]
     like = others[0] if others else run["cells"][0]
     wanted = {key: like[key] for key in ("precision", "batch", "height_px", "width_px")}
     return sorted(_cells(run, **wanted), key=lambda cell: int(cell["window_size"]))
@@ -244,9 +244,10 @@ def draw(runs: dict[str, Run], path: Path) -> None:
         raise ModuleNotFoundError(
             f"{path} needs matplotlib, which is not installed: pip install matplotlib"
         ) from error
-    figure = Figure(figsize=(15, 5 * len(runs)), layout="constrained")
+    figure = Figure(figsize=(17, 5 * len(runs)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(runs), 3, squeeze=False)
+    # Images have the longest labels.
+    axes = figure.subplots(len(runs), 3, squeeze=False, width_ratios=(1.7, 1, 1))
     cells = [cell for run in runs.values() for cell in run["cells"]]
     styles = dict(zip(_challengers(cells), cycle(STYLES), strict=False))
     for row, (device, run) in zip(axes, runs.items(), strict=True):

@@ -66,7 +66,7 @@ def measured() -> list[dict[str, Any]]:
     cells = [
         cell(),
         cell(precision="bfloat16"),
-        cell(window_size=2, windows_only=True),
+        cell(window_size=2, entry="windows"),
     ]
     found = list(measure_all(cells, cell_seconds=0, absent=absent, build_body=tiny_body))
     assert absent == {}
@@ -193,18 +193,37 @@ def test_a_network_that_does_not_convert_whole_is_refused() -> None:
         entrants([BY_NAME["cbn"]], cell(), body, {})
 
 
-def test_a_gpu_is_also_measured_on_whole_frames_in_bfloat16() -> None:
-    cpu, cuda = planned_cells("cpu", quick=False), planned_cells("cuda", quick=False)
-    frames = [c for c in cuda if (c.height_px, c.width_px) == (2000, 2500)]
-    assert len(cuda) == len(cpu) + 1
-    assert [(c.precision, c.batch, c.channels_last) for c in frames] == [("bfloat16", 2, True)]
+def test_whole_frames_are_measured_on_each_device() -> None:
+    frames = {
+        device: [c for c in planned_cells(device, quick=False) if c.width_px == 2500]
+        for device in ("cpu", "cuda")
+    }
+    assert [(c.height_px, c.precision, c.batch, c.entry) for c in frames["cpu"]] == [
+        (2000, "float32", 1, "served")
+    ]
+    assert [(c.height_px, c.precision, c.batch, c.entry) for c in frames["cuda"]] == [
+        (2000, "bfloat16", 2, "all")
+    ]
+    assert frames["cuda"][0].channels_last
 
 
 def test_each_axis_is_walked() -> None:
     cells = planned_cells("cpu", quick=False)
     assert {c.window_size for c in cells} == {2, 4, 8, 16}
-    walked = {(c.height_px, c.batch) for c in cells if c.window_size == 8}
+    walked = {(c.height_px, c.batch) for c in cells if c.window_size == 8 and c.entry == "all"}
     assert walked == {(px, batch) for px in (224, 448) for batch in (1, 2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("entry", "admitted"),
+    [
+        ("served", {"bn", "brn", "cbn"}),
+        ("windows", {"bn", *(c.name for c in CONTESTANTS if c.has_window)}),
+        ("all", {c.name for c in CONTESTANTS}),
+    ],
+)
+def test_a_cell_names_who_takes_part(entry: cost.Entry, admitted: set[str]) -> None:
+    assert {c.name for c in CONTESTANTS if cell(entry=entry).admits(c)} == admitted
 
 
 def test_quartiles_interpolate_between_rounds() -> None:

@@ -22,6 +22,8 @@ from data.images import DecodedImage, decode_image
 from data.items import SPLIT_NAMES, Item, SplitName
 from data.labelme import LabelMeFile, read_labelme
 from data.labels import (
+    Box,
+    BoxLabels,
     GoodFrame,
     Labels,
     MaskLabels,
@@ -29,6 +31,7 @@ from data.labels import (
     PolygonLabels,
     check_labels_fit,
     is_defective,
+    labels_from_boxes,
     labels_from_mask,
     labels_from_polygons,
     rasterize,
@@ -39,6 +42,8 @@ from data.manifest import Manifest
 from data.masks import read_mask
 from data.split import SplitSpec, assign_splits
 from data.statistics import ManifestStatistics
+from data.voc import VocFile, read_voc
+from data.yolo import read_yolo
 
 if TYPE_CHECKING:
     from data.dataset import Frame, FrameDataset
@@ -49,6 +54,8 @@ __all__ = [
     "ArchiveLimits",
     "ArchiveMember",
     "AugmentationSpec",
+    "Box",
+    "BoxLabels",
     "CropSpec",
     "DataError",
     "DecodedImage",
@@ -73,12 +80,14 @@ __all__ = [
     "SampleKey",
     "SplitName",
     "SplitSpec",
+    "VocFile",
     "assign_splits",
     "check_labels_fit",
     "clean_name",
     "decode_image",
     "import_folder",
     "is_defective",
+    "labels_from_boxes",
     "labels_from_mask",
     "labels_from_polygons",
     "open_archive",
@@ -86,6 +95,8 @@ __all__ = [
     "read_header",
     "read_labelme",
     "read_mask",
+    "read_voc",
+    "read_yolo",
     "sample_key",
 ]
 

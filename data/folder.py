@@ -1,4 +1,4 @@
-"""Importing a folder in place: LabelMe files or index masks beside or parallel to pictures."""
+"""Importing a folder in place: label files beside or parallel to pictures."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,27 +10,16 @@ from data.errors import DataError, LabelError, LayoutError
 from data.headers import ImageHeader, read_header
 from data.images import decode_image
 from data.items import Item
-from data.labelme import read_labelme
-from data.labels import (
-    GoodFrame,
-    MaskLabels,
-    PolygonLabels,
-    check_labels_fit,
-    labels_from_mask,
-    labels_from_polygons,
-)
-from data.layout import SampleKey, clean_name, sample_key
+from data.label_files import UNDECLARED_MASK_CLASS, LabelFile, LabelKind, read_label_file
+from data.labels import GoodFrame, Labels, check_labels_fit, named_classes
+from data.layout import clean_name, sample_key
 from data.limits import DEFAULT_LIMITS, PixelLimits
-from data.masks import read_mask
 from data.storage import sha256_hex
 
 Unlabelled = Literal["reject", "good", "exclude"]
 
 # What operating systems and archivers leave in folders.
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-
-# The one class of masks whose classes nobody named.
-_DEFAULT_CLASS = "defect"
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,7 @@ class _Files:
     """A folder's files by what they are: {key: names}."""
 
     images: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    labels: dict[str, list[tuple[str, SampleKey]]] = field(
+    labels: dict[str, list[tuple[str, LabelKind]]] = field(
         default_factory=lambda: defaultdict(list)
     )
     ignored: list[str] = field(default_factory=list)
@@ -76,8 +65,8 @@ def import_folder(
 
     Args:
         folder: Searched with its subfolders; hidden files are skipped.
-        classes: None takes LabelMe's class names in alphabetical order; masks have one class then,
-            ``defect``.
+        classes: None takes the class names in the label files in alphabetical order; masks have
+            one class then, ``defect``.
         unlabelled: What a picture without label is: a problem (``missing_label``), a good frame,
             or left out.
         root: What items' paths are relative to; ``folder`` if None.
@@ -85,7 +74,7 @@ def import_folder(
 
     Raises:
         LayoutError: The folder is missing, outside ``root`` or holds no picture at all, or it
-            mixes LabelMe files and masks without naming the classes.
+            mixes masks with other label files, or holds YOLO files, without naming the classes.
     """
     root = folder if root is None else root
     prefix = _prefix(folder, root)
@@ -171,29 +160,52 @@ def _sort_files(folder: Path) -> _Files:
         if sample.kind == "image":
             files.images[sample.key].append(name)
         else:
-            files.labels[sample.key].append((name, sample))
+            files.labels[sample.key].append((name, sample.kind))
     return files
 
 
 def _find_classes(folder: Path, files: _Files) -> tuple[str, ...]:
-    kinds = {sample.kind for labels in files.labels.values() for _, sample in labels}
-    if kinds == {"mask", "labelme"}:
+    kinds = {kind for labels in files.labels.values() for _, kind in labels}
+    if "yolo" in kinds or ("mask" in kinds and len(kinds) > 1):
         raise LayoutError(
             "classes_needed",
-            "The folder mixes LabelMe files and masks, so its classes can't be told from it.",
+            "The folder holds YOLO files, or masks beside other label files, and which number "
+            "stands for which class can't be told from it.",
             file=str(folder),
-            hint="Name the classes, in the order of the masks' values.",
+            hint="Name the classes, in the order of data.yaml or of the masks' values.",
         )
     found: set[str] = set()
-    for labels in files.labels.values() if kinds == {"labelme"} else ():
-        for name, _ in labels:
+    for labels in files.labels.values() if "mask" not in kinds else ():
+        for name, kind in labels:
             try:
-                annotation = read_labelme(_read(folder, name), name=name, classes=None)
+                found |= named_classes(_read_label(folder, name, kind).labels)
             except DataError:
                 # Reading it again with its picture reports it.
                 continue
-            found |= {polygon.class_name for polygon in annotation.polygons}
-    return tuple(sorted(found)) or (_DEFAULT_CLASS,)
+    return tuple(sorted(found)) or (UNDECLARED_MASK_CLASS,)
+
+
+def _read_label(
+    folder: Path,
+    name: str,
+    kind: LabelKind,
+    *,
+    prefix: str = "",
+    classes: Sequence[str] | None = None,
+    frame_size: tuple[int, int] | None = None,
+    limits: PixelLimits = DEFAULT_LIMITS,
+) -> LabelFile:
+    raw = _read(folder, name)
+    return read_label_file(
+        raw,
+        name=name,
+        kind=kind,
+        classes=classes,
+        file=prefix + name,
+        sha256=sha256_hex(raw),
+        frame_size=frame_size,
+        limits=limits,
+    )
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -237,7 +249,7 @@ class _SampleReader:
         self.excluded: list[str] = []
 
     def read(
-        self, key: str, names: Sequence[str], labels: Sequence[tuple[str, SampleKey]]
+        self, key: str, names: Sequence[str], labels: Sequence[tuple[str, LabelKind]]
     ) -> Item | None:
         """Return the sample, or None if it is to be left out."""
         name = names[0]
@@ -273,21 +285,24 @@ class _SampleReader:
         )
 
     def _read_labels(
-        self, image: str, labels: Sequence[tuple[str, SampleKey]], header: ImageHeader
-    ) -> GoodFrame | PolygonLabels | MaskLabels:
+        self, image: str, labels: Sequence[tuple[str, LabelKind]], header: ImageHeader
+    ) -> Labels:
         if not labels:
             if self._unlabelled == "good":
                 return GoodFrame()
             raise missing_label(image)
-        name, sample = labels[0]
-        raw = _read(self._folder, name)
-        if sample.kind == "labelme":
-            annotation = read_labelme(raw, name=name, classes=self._classes)
-            check_labels_fit((annotation.width, annotation.height), header, name)
-            return labels_from_polygons(annotation.polygons)
-        mask = read_mask(raw, name=name, classes=self._classes, limits=self._limits)
-        check_labels_fit((mask.shape[1], mask.shape[0]), header, name)
-        return labels_from_mask(mask, file=self._prefix + name, sha256=sha256_hex(raw))
+        name, kind = labels[0]
+        read = _read_label(
+            self._folder,
+            name,
+            kind,
+            prefix=self._prefix,
+            classes=self._classes,
+            frame_size=(header.width, header.height),
+            limits=self._limits,
+        )
+        check_labels_fit((read.width, read.height), header, name)
+        return read.labels
 
 
 def missing_label(image: str) -> LabelError:
@@ -296,7 +311,7 @@ def missing_label(image: str) -> LabelError:
         "missing_label",
         "The picture has no label.",
         file=image,
-        hint="Upload its mask or LabelMe file, or declare unlabelled='good' or 'exclude'.",
+        hint="Upload its mask or annotation file, or declare unlabelled='good' or 'exclude'.",
     )
 
 

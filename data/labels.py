@@ -1,5 +1,6 @@
 """What is known about a frame's defects, in the form that the manifest keeps."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,37 @@ class Polygon:
 
 
 @dataclass(frozen=True)
+class Box:
+    """One labelled defect's upright bounding box.
+
+    Attributes:
+        class_name: One of the manifest's classes.
+        x: Left side in pixels; 0 is the left side of the leftmost pixel.
+        y: Upper side in pixels.
+        width: Pixels, more than 0.
+        height: Pixels, more than 0.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    class_name: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def __post_init__(self) -> None:
+        # As for the points of a polygon.
+        for name in ("x", "y", "width", "height"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+
+    @property
+    def area_px(self) -> float:
+        """The enclosed area."""
+        return self.width * self.height
+
+
+@dataclass(frozen=True)
 class GoodFrame:
     """A frame that a person has declared free of defects."""
 
@@ -63,6 +95,16 @@ class PolygonLabels:
 
     polygons: tuple[Polygon, ...]
     kind: Literal["polygons"] = "polygons"
+
+
+@dataclass(frozen=True)
+class BoxLabels:
+    """A defective frame's boxes; none at all is `GoodFrame`."""
+
+    __pydantic_config__ = _STRICT
+
+    boxes: tuple[Box, ...]
+    kind: Literal["boxes"] = "boxes"
 
 
 @dataclass(frozen=True)
@@ -85,12 +127,19 @@ class MaskLabels:
     kind: Literal["mask"] = "mask"
 
 
-Labels = Annotated[GoodFrame | PolygonLabels | MaskLabels, Discriminator("kind")]
+AnyLabels = GoodFrame | PolygonLabels | BoxLabels | MaskLabels
+# As a manifest reads them.
+Labels = Annotated[AnyLabels, Discriminator("kind")]
 
 
 def labels_from_polygons(polygons: Sequence[Polygon]) -> GoodFrame | PolygonLabels:
     """Return the labels of a frame whose annotation file was read; no polygon means good."""
     return PolygonLabels(tuple(polygons)) if polygons else GoodFrame()
+
+
+def labels_from_boxes(boxes: Sequence[Box]) -> GoodFrame | BoxLabels:
+    """Return the labels of a frame whose annotation file was read; no box means good."""
+    return BoxLabels(tuple(boxes)) if boxes else GoodFrame()
 
 
 def labels_from_mask(mask: NDArray[np.uint8], *, file: str, sha256: str) -> GoodFrame | MaskLabels:
@@ -115,24 +164,33 @@ def labels_from_mask(mask: NDArray[np.uint8], *, file: str, sha256: str) -> Good
     return MaskLabels(file, sha256, values, tuple(defects))
 
 
-def is_defective(labels: GoodFrame | PolygonLabels | MaskLabels) -> bool:
+def shapes(labels: AnyLabels) -> tuple[Polygon, ...] | tuple[Box, ...]:
+    """Return the outlines or boxes that labels list one by one; a mask lists none."""
+    if isinstance(labels, PolygonLabels):
+        return labels.polygons
+    return labels.boxes if isinstance(labels, BoxLabels) else ()
+
+
+def named_classes(labels: AnyLabels) -> set[str]:
+    """Return the classes that the label file itself names; a mask names none."""
+    return {shape.class_name for shape in shapes(labels)}
+
+
+def is_defective(labels: AnyLabels) -> bool:
     """Tell whether any defect is labelled."""
-    if isinstance(labels, PolygonLabels):
-        return bool(labels.polygons)
-    return isinstance(labels, MaskLabels) and bool(labels.values)
+    return bool(labels.values if isinstance(labels, MaskLabels) else shapes(labels))
 
 
-def labelled_defects(
-    labels: GoodFrame | PolygonLabels | MaskLabels, classes: Sequence[str]
-) -> list[tuple[str, float | None]]:
-    """Return (class name, area in px) of each labelled defect; None where it was not measured."""
-    if isinstance(labels, PolygonLabels):
-        return [(polygon.class_name, polygon.area_px) for polygon in labels.polygons]
+def labelled_defects(labels: AnyLabels, classes: Sequence[str]) -> list[tuple[str, float | None]]:
+    """Return (class name, area in px) of each labelled defect; None where it was not measured.
+
+    A box's area is the box's, which a defect seldom fills.
+    """
     if isinstance(labels, MaskLabels):
         if labels.defects:
             return [(classes[value - 1], float(area)) for value, area in labels.defects]
         return [(classes[value - 1], None) for value in labels.values]
-    return []
+    return [(shape.class_name, shape.area_px) for shape in shapes(labels)]
 
 
 def check_labels_fit(labels_size: tuple[int, int], header: ImageHeader, name: str) -> None:
@@ -157,7 +215,7 @@ def check_labels_fit(labels_size: tuple[int, int], header: ImageHeader, name: st
 
 
 def rasterize(
-    labels: GoodFrame | PolygonLabels | MaskLabels,
+    labels: AnyLabels,
     width: int,
     height: int,
     classes: Sequence[str],
@@ -166,7 +224,7 @@ def rasterize(
     """Draw labels as one binary plane a class.
 
     A polygon covers the pixels inside and under its outline, as LabelMe draws it, so that the
-    thinnest scratch keeps at least a line of pixels.
+    thinnest scratch keeps at least a line of pixels. A box covers the pixels that it touches.
 
     Args:
         labels: The frame's.
@@ -184,6 +242,8 @@ def rasterize(
     planes: NDArray[np.uint8] = np.zeros((len(classes), height, width), dtype=np.uint8)
     if isinstance(labels, PolygonLabels):
         _draw_polygons(labels, planes, classes)
+    elif isinstance(labels, BoxLabels):
+        _draw_boxes(labels, planes, classes)
     elif isinstance(labels, MaskLabels):
         mask = _read_stored_mask(labels, classes, root)
         if mask.shape != (height, width):
@@ -204,13 +264,27 @@ def _draw_polygons(
     import cv2
 
     for polygon in labels.polygons:
-        if polygon.class_name not in classes:
-            raise unknown_class(polygon.class_name, classes)
         # cv2 puts integer coordinates at pixel centres; labels put them at pixel corners.
         points = np.asarray(polygon.points, dtype=np.float64) - 0.5
         fixed = np.rint(points * (1 << _POLYGON_SHIFT)).astype(np.int32)
-        plane = planes[classes.index(polygon.class_name)]
+        plane = _plane_of(polygon.class_name, planes, classes)
         cv2.fillPoly(plane, [fixed], color=1, lineType=cv2.LINE_8, shift=_POLYGON_SHIFT)
+
+
+def _draw_boxes(labels: BoxLabels, planes: NDArray[np.uint8], classes: Sequence[str]) -> None:
+    for box in labels.boxes:
+        rows = slice(math.floor(box.y), math.ceil(box.y + box.height))
+        columns = slice(math.floor(box.x), math.ceil(box.x + box.width))
+        _plane_of(box.class_name, planes, classes)[rows, columns] = 1
+
+
+def _plane_of(
+    class_name: str, planes: NDArray[np.uint8], classes: Sequence[str]
+) -> NDArray[np.uint8]:
+    if class_name not in classes:
+        raise unknown_class(class_name, classes)
+    plane: NDArray[np.uint8] = planes[classes.index(class_name)]
+    return plane
 
 
 def _read_stored_mask(

@@ -9,9 +9,15 @@ from data.errors import LayoutError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 
-_IMAGE_FOLDERS = frozenset({"images", "image", "data", "img", "imgs"})
+# The last is Pascal VOC's.
+_IMAGE_FOLDERS = frozenset({"images", "image", "data", "img", "imgs", "jpegimages"})
 _MASK_FOLDERS = frozenset({"masks", "mask", "ground_truth"})
-_LABEL_FOLDERS = _MASK_FOLDERS | {"label", "labels", "annotations", "json"}
+_LABEL_FOLDERS = _MASK_FOLDERS | {"label", "labels", "annotations", "json", "xml"}
+
+_ANNOTATION_KINDS: dict[str, Literal["labelme", "voc"]] = {".json": "labelme", ".xml": "voc"}
+
+# labelImg writes the names of the classes beside YOLO labels.
+_CLASS_LIST = "classes"
 
 _MAX_NAME_BYTES = 255
 
@@ -21,11 +27,11 @@ class SampleKey:
     """What a file is, and the key it shares with its partner.
 
     Attributes:
-        kind: A picture, its index mask or its LabelMe file.
+        kind: A picture, its index mask, or its LabelMe, Pascal VOC or YOLO file.
         key: Equal for a picture and its label.
     """
 
-    kind: Literal["image", "mask", "labelme"]
+    kind: Literal["image", "mask", "labelme", "voc", "yolo"]
     key: str
 
 
@@ -41,27 +47,43 @@ def sample_key(path: str) -> SampleKey:
         path: A name as `clean_name` returns it.
 
     Raises:
-        LayoutError: The suffix is neither a picture's nor ``.json``.
+        LayoutError: The suffix is neither a picture's nor ``.json`` nor ``.xml``, nor ``.txt`` in a
+            label folder; a text elsewhere is more often a README.
     """
     pure = PurePosixPath(path)
     suffix = pure.suffix.lower()
     folders = list(pure.parts[:-1])
     stem = pure.stem
-    if suffix == ".json":
-        return SampleKey("labelme", _join(_drop_label_folder(folders), stem))
+    if suffix in _ANNOTATION_KINDS:
+        return SampleKey(_ANNOTATION_KINDS[suffix], _join(_drop_label_folder(folders), stem))
+    is_in_label_folder = any(folder.lower() in _LABEL_FOLDERS for folder in folders)
+    if suffix == ".txt" and is_in_label_folder and stem.lower() != _CLASS_LIST:
+        return SampleKey("yolo", _join(_drop_label_folder(folders), stem))
     if suffix not in PICTURE_SUFFIXES:
         raise LayoutError(
             "unsupported_file",
-            f"The suffix {suffix!r} is neither a picture's nor a LabelMe file's.",
+            f"The suffix {suffix!r} is neither a picture's nor an annotation file's.",
             file=path,
-            hint="Upload .jpg, .png, .bmp or .tif pictures, with .json (LabelMe) or mask .png.",
+            hint="Upload .jpg, .png, .bmp or .tif pictures, with .json (LabelMe), .xml (Pascal "
+            "VOC), labels/….txt (YOLO) or mask .png.",
         )
     is_mask = stem.lower().endswith("_mask")
-    if is_mask or any(folder.lower() in _LABEL_FOLDERS for folder in folders):
+    if is_mask or is_in_label_folder:
         # A stem that is nothing but `_mask` would leave an empty key.
         stem = stem[: -len("_mask")] or stem if is_mask else stem
         return SampleKey("mask", _join(_drop_label_folder(folders), stem))
     return SampleKey("image", _join(_drop_nearest(folders, _IMAGE_FOLDERS), stem))
+
+
+def is_frame(path: str) -> bool:
+    """Tell whether a file is a frame by its name; False also for names that are refused.
+
+    Frames go before labels wherever files are taken in, because some labels need their frame.
+    """
+    try:
+        return sample_key(path).kind == "image"
+    except LayoutError:
+        return False
 
 
 def _drop_label_folder(folders: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from data.errors import LayoutError, ManifestError
 from data.items import Item, SplitName
-from data.labels import MaskLabels, PolygonLabels
+from data.labels import BoxLabels, MaskLabels, PolygonLabels, named_classes, shapes
 from data.layout import clean_name
 from data.statistics import ManifestStatistics, count_items
 from data.storage import sha256_hex
@@ -228,10 +228,10 @@ def _check_item(item: Item, classes: tuple[str, ...]) -> None:
             is_clean = False
         if not is_clean:
             raise _contradiction(f"The path {path!r} is not relative to the root.", item.name)
-    if isinstance(labels, PolygonLabels):
-        strange = {polygon.class_name for polygon in labels.polygons} - set(classes)
-        if strange or not labels.polygons:
-            found = f"classes {sorted(strange)}" if strange else "no polygon"
+    if isinstance(labels, PolygonLabels | BoxLabels):
+        strange = named_classes(labels) - set(classes)
+        if strange or not shapes(labels):
+            found = f"classes {sorted(strange)}" if strange else "no shape"
             raise _contradiction(f"The labels have {found}; classes: {list(classes)}.", item.name)
     if isinstance(labels, MaskLabels):
         values = (*labels.values, *(value for value, _ in labels.defects))

@@ -58,21 +58,33 @@ def serve(
 
 @app.command()
 def upload(
-    folder: Annotated[Path, typer.Argument(help="Frames with their masks or LabelMe files.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Frames with their masks, LabelMe, VOC or YOLO files.")
+    ],
     dataset: Annotated[str, typer.Option(help="Name of the data set; created if it is new.")],
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            help="A class of a new data set; repeat it, in the order of the masks' values or of "
+            "data.yaml.",
+        ),
+    ] = None,
     url: Url = _DEFAULT_URL,
 ) -> None:
-    """Upload a folder of frames and labels into a data set."""
+    """Upload a folder of frames and labels into a data set, frames first."""
+    from data.layout import is_frame
     from service.client import HairlineClient, HairlineError
 
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
         raise _exit(f"{folder} holds no files.")
     named = [(path.relative_to(folder).as_posix(), path) for path in files]
+    named.sort(key=lambda file: not is_frame(file[0]))
     rejected = 0
     with HairlineClient(url) as client:
         try:
-            dataset_id = _dataset_id(client, dataset)
+            dataset_id = _dataset_id(client, dataset, classes or None)
             for start in range(0, len(named), _UPLOAD_BATCH):
                 rejected += _upload_batch(client, dataset_id, named[start : start + _UPLOAD_BATCH])
         except HairlineError as error:
@@ -136,11 +148,17 @@ def _exit(message: str) -> typer.Exit:
     return typer.Exit(1)
 
 
-def _dataset_id(client: "HairlineClient", name: str) -> str:
+def _dataset_id(client: "HairlineClient", name: str, classes: list[str] | None) -> str:
     for dataset in client.datasets():
         if dataset.name == name:
+            if classes is not None and classes != dataset.classes:
+                declared = ", ".join(dataset.classes or ["none"])
+                raise _exit(
+                    f"The data set {name!r} is there already and declares other classes "
+                    f"({declared}). Leave --class out, or give another name with --dataset."
+                )
             return dataset.id
-    return client.create_dataset(name).id
+    return client.create_dataset(name, classes=classes).id
 
 
 def _upload_batch(client: "HairlineClient", dataset_id: str, files: list[tuple[str, Path]]) -> int:

@@ -57,7 +57,7 @@ class DatasetRequest(BaseModel):
         Classes | None,
         Field(
             description="Order matters to masks: their value i + 1 stands for classes[i]. "
-            "Without classes every LabelMe label is accepted, and masks are binary."
+            "Without classes every name in an annotation file is accepted, and masks are binary."
         ),
     ] = None
 
@@ -120,7 +120,7 @@ def read_dataset(dataset_id: str, session: ReadSession) -> DatasetResource:
                             "files": {
                                 "type": "array",
                                 "items": {"type": "string", "format": "binary"},
-                                "description": "Frames, masks and LabelMe files; file names may "
+                                "description": "Frames, masks and annotation files; names may "
                                 "carry folders, e.g. train/images/x.jpg.",
                             }
                         },

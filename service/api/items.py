@@ -5,11 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response, status
 from sqlalchemy import select
 
-from data.labels import GoodFrame, Labels, PolygonLabels
+from data.labels import GoodFrame
 from service.api.dependencies import ReadSession, StorageDependency, WriteSession
 from service.api.paging import Cursor, Limit, Page, fetch_page
-from service.database.tables import Dataset, Item, Label
-from service.datasets.labels import UNDECLARED_MASK_CLASS, load_labels, named_classes
+from service.database.tables import Item, Label
+from service.datasets.labels import label_classes, load_labels
 from service.datasets.previews import PreviewFormat, PreviewKind, render
 from service.datasets.repository import (
     delete_item,
@@ -93,7 +93,7 @@ def preview_item(
         storage.read_blob(item.sha256),
         name=item.name,
         labels=labels,
-        classes=_preview_classes(dataset, labels),
+        classes=label_classes(labels, dataset.classes),
         mask_root=storage.root,
         kind=kind,
         max_side_px=max_side_px,
@@ -152,14 +152,6 @@ def remove_label(dataset_id: str, label_id: str, session: WriteSession) -> None:
             hint=f"GET /datasets/{dataset_id}/labels lists them.",
         )
     session.delete(label)
-
-
-def _preview_classes(dataset: Dataset, labels: Labels) -> list[str]:
-    if dataset.classes is not None:
-        return dataset.classes
-    if isinstance(labels, PolygonLabels):
-        return sorted(named_classes(labels))
-    return [UNDECLARED_MASK_CLASS]
 
 
 def _item_answer(item: Item, label: Label | None) -> ItemResource:

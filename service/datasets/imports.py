@@ -16,8 +16,9 @@ from typing import Any
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
-from data import ArchiveError, DataError, sample_key
+from data import ArchiveError, DataError
 from data.archive import ArchiveMember, open_archive
+from data.layout import is_frame
 from service.database.engine import session_factory
 from service.database.tables import Import
 from service.datasets.repository import get_dataset
@@ -190,7 +191,7 @@ def _frames_first(path: Path) -> Iterator[ArchiveMember]:
     """Yield the frames and then everything else: a tar file can be read forwards only."""
     for wanted in (True, False):
         for member in _members(path):
-            if _is_frame(member.name) is wanted:
+            if is_frame(member.name) is wanted:
                 yield member
 
 
@@ -199,13 +200,6 @@ def _members(path: Path) -> Iterator[ArchiveMember]:
         *folders, name = member.name.split("/")
         if not ("__MACOSX" in folders or name in _LITTER):
             yield member
-
-
-def _is_frame(name: str) -> bool:
-    try:
-        return sample_key(name).kind == "image"
-    except DataError:
-        return False
 
 
 def _count_members(path: Path) -> int:

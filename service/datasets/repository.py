@@ -94,7 +94,7 @@ def get_label(session: Session, item: Item) -> Label:
             "label_not_found",
             f"{item.name} has no label",
             file=item.name,
-            hint="Upload a mask or a LabelMe file whose name pairs with the frame's.",
+            hint="Upload a mask or an annotation file whose name pairs with the frame's.",
         )
     return label
 

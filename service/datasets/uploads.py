@@ -17,10 +17,11 @@ from sqlalchemy.orm import Session
 
 from data.errors import DataError, LabelError, LayoutError
 from data.images import decode_image
-from data.layout import SampleKey, clean_name, sample_key
+from data.label_files import read_label_file
+from data.layout import SampleKey, clean_name, is_frame, sample_key
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label
-from service.datasets.labels import dump_labels, read_label
+from service.datasets.labels import count_classes, dump_labels
 from service.datasets.repository import (
     find_item,
     find_item_by_content,
@@ -151,15 +152,18 @@ class Uploads:
     def _accept_label(self, sample: _Sample) -> FileOutcome:
         with self._reads() as session:
             settled = _label_conflict(session, self._dataset.id, sample, size=None)
+            frame = find_item(session, self._dataset.id, sample.key.key)
         if settled is not None:
             return settled
-        read = read_label(
+        assert sample.key.kind != "image"  # `accept` has seen to it.
+        read = read_label_file(
             sample.raw,
             name=sample.name,
-            kind="labelme" if sample.key.kind == "labelme" else "mask",
+            kind=sample.key.kind,
             classes=self._dataset.classes,
             file=self._storage.blob_relative(sample.sha256),
             sha256=sample.sha256,
+            frame_size=None if frame is None else (frame.width, frame.height),
         )
         label = Label(
             id=new_id("lbl"),
@@ -170,7 +174,7 @@ class Uploads:
             sha256=sample.sha256,
             width=read.width,
             height=read.height,
-            classes=read.classes,
+            classes=count_classes(read.labels, self._dataset.classes),
             content=dump_labels(read.labels),
         )
 
@@ -291,14 +295,7 @@ def _label_conflict(
 
 def upload_order(names: Sequence[str]) -> list[int]:
     """Return the indices of the names, frames first, so that labels find them."""
-
-    def is_label(name: str) -> bool:
-        try:
-            return sample_key(name).kind != "image"
-        except DataError:
-            return True
-
-    return sorted(range(len(names)), key=lambda index: is_label(names[index]))
+    return sorted(range(len(names)), key=lambda index: not is_frame(names[index]))
 
 
 def rejected(name: str, error: DataError) -> FileOutcome:

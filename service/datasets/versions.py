@@ -8,13 +8,14 @@ from sqlalchemy import Engine, Select, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, undefer
 
+from data import BoxLabels, Manifest, MaskLabels, SplitSpec, assign_splits
 from data import Item as ManifestItem
-from data import Manifest, MaskLabels, SplitSpec, assign_splits
 from data.items import SPLIT_NAMES
-from data.labels import GoodFrame, Labels
+from data.label_files import UNDECLARED_MASK_CLASS
+from data.labels import GoodFrame, Labels, named_classes
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label, Version
-from service.datasets.labels import UNDECLARED_MASK_CLASS, load_labels, named_classes
+from service.datasets.labels import load_labels
 from service.datasets.repository import (
     MAX_NAMES_LISTED,
     get_dataset,
@@ -104,7 +105,7 @@ def build_manifest(
         items=entries,
         split_seed=split.seed,
     )
-    return manifest, warnings + _split_warnings(manifest, split)
+    return manifest, warnings + _box_warnings(manifest) + _split_warnings(manifest, split)
 
 
 def get_version(session: Session, version_id: str) -> Version:
@@ -158,7 +159,7 @@ def _labelled_items(state: DatasetState, unlabelled: Unlabelled) -> list[Item]:
             f"{len(missing)} frames have no label: {_list(names)}",
             file=names[0],
             where=f"item {missing[0].id}",
-            hint='Upload their masks or LabelMe files; or say "unlabelled": "good" if these frames '
+            hint='Upload their masks or annotations; or say "unlabelled": "good" if these frames '
             'show no defect, or "exclude" to leave them out.',
         )
     items = [item for item in state.items if unlabelled == "good" or item.key in state.labels]
@@ -198,7 +199,7 @@ def _classes(state: DatasetState, items: Sequence[Item]) -> tuple[tuple[str, ...
     if masks and named - {UNDECLARED_MASK_CLASS}:
         raise InvalidRequest(
             "classes_undeclared",
-            f"LabelMe files name {sorted(named)}, masks hold numbers, and the data set declares "
+            f"annotation files name {sorted(named)}, masks hold numbers, and the data set declares "
             "no classes that say which number is which",
             hint="Create the data set with its classes, in the order of the masks' values.",
         )
@@ -229,6 +230,14 @@ def _entry(item: Item, state: DatasetState, storage: Storage) -> ManifestItem:
         split=None,
         labels=labels,
     )
+
+
+def _box_warnings(manifest: Manifest) -> list[str]:
+    boxed = [item.name for item in manifest.items if isinstance(item.labels, BoxLabels)]
+    if not boxed or manifest.task == "detection":
+        return []
+    learned = "segmentation learns the whole of a box as defective"
+    return [f"{len(boxed)} frames are labelled by boxes, and {learned}: {_list(boxed)}"]
 
 
 def _split_warnings(manifest: Manifest, split: SplitSpec) -> list[str]:

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import (
+    Box,
+    BoxLabels,
     DataError,
     GoodFrame,
     LabelError,
@@ -18,6 +20,7 @@ from data import (
     labels_from_polygons,
     rasterize,
 )
+from data.labels import labelled_defects
 from data.storage import sha256_hex
 
 CLASSES = ("scratch", "pit")
@@ -32,6 +35,18 @@ def test_a_polygon_lands_in_its_own_class_and_place() -> None:
     # The outline runs along pixel edges; the pixels under it belong to the defect.
     assert (columns.min(), rows.min()) in {(9, 19), (10, 20)}
     assert (columns.max(), rows.max()) in {(29, 24), (30, 25)}
+
+
+def test_a_box_covers_the_pixels_that_it_touches() -> None:
+    labels = BoxLabels((Box("pit", 10, 20, 3, 2), Box("scratch", 4.5, 6.25, 1, 0.5)))
+    planes = rasterize(labels, 50, 40, CLASSES, None)
+    rows, columns = np.nonzero(planes[:, :, 1])
+    assert (set(rows.tolist()), set(columns.tolist())) == ({20, 21}, {10, 11, 12})
+    rows, columns = np.nonzero(planes[:, :, 0])
+    assert (set(rows.tolist()), set(columns.tolist())) == ({6}, {4, 5})
+    assert labelled_defects(labels, CLASSES) == [("pit", 6.0), ("scratch", 0.5)]
+    with pytest.raises(LabelError, match="'dent' is none of"):
+        rasterize(BoxLabels((Box("dent", 1, 1, 1, 1),)), 50, 40, CLASSES, None)
 
 
 @given(

@@ -19,11 +19,17 @@ from data import LayoutError, clean_name, sample_key
         ("images/a.jpg", "images/a.json"),
         ("images/a.jpg", "images/a_MASK.png"),
         ("img/b/a.jpg", "ground_truth/b/a.png"),
+        ("JPEGImages/a.jpg", "Annotations/a.xml"),
+        ("PCB_DATASET/images/Short/a.jpg", "PCB_DATASET/Annotations/Short/a.xml"),
+        ("a.jpg", "a.xml"),
+        ("images/train/a.jpg", "labels/train/a.txt"),
+        ("train/images/a.jpg", "train/labels/a.txt"),
     ],
 )
 def test_a_picture_and_its_label_share_a_key(image: str, label: str) -> None:
     assert sample_key(image).kind == "image"
-    assert sample_key(label).kind == ("labelme" if label.endswith("json") else "mask")
+    kinds = {"json": "labelme", "xml": "voc", "txt": "yolo"}
+    assert sample_key(label).kind == kinds.get(label.rpartition(".")[2], "mask")
     assert sample_key(image).key == sample_key(label).key
 
 
@@ -32,7 +38,9 @@ def test_frames_of_different_folders_keep_different_keys() -> None:
     assert sample_key("train/images/a.png").key == "train/a"
 
 
-@pytest.mark.parametrize("path", ["README.md", "a.gif", "images/a", "a.csv", ".json"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "a.gif", "images/a", "a.csv", ".json", "README.txt", "labels/classes.txt"]
+)
 def test_other_files_are_refused_by_name(path: str) -> None:
     with pytest.raises(LayoutError) as caught:
         sample_key(path)

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from data import (
     SPLIT_NAMES,
+    Box,
+    BoxLabels,
     GoodFrame,
     Item,
     Manifest,
@@ -31,8 +33,12 @@ POLYGONS = st.builds(
     st.sampled_from(CLASSES),
     st.lists(st.tuples(COORDINATES, COORDINATES), min_size=3, max_size=6).map(tuple),
 )
+BOXES = st.builds(
+    Box, st.sampled_from(CLASSES), COORDINATES, COORDINATES, st.floats(1, 99), st.integers(1, 99)
+)
 LABELS = (
     st.just(GoodFrame())
+    | st.lists(BOXES, min_size=1, max_size=3).map(lambda found: BoxLabels(tuple(found)))
     | st.lists(POLYGONS, min_size=1, max_size=3).map(lambda found: PolygonLabels(tuple(found)))
     | st.builds(
         MaskLabels,

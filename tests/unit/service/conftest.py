@@ -52,6 +52,12 @@ class Pictures:
         }
         return json.dumps(document).encode()
 
+    def voc(self, *, label: str = "scratch", width: int = 96, height: int = 64) -> bytes:
+        size = f"<size><width>{width}</width><height>{height}</height></size>"
+        box = "<xmin>11</xmin><ymin>11</ymin><xmax>30</xmax><ymax>20</ymax>"
+        found = f"<object><name>{label}</name><bndbox>{box}</bndbox></object>"
+        return f"<annotation>{size}{found}</annotation>".encode()
+
     @staticmethod
     def encode(pixels: Any, kind: str = "PNG") -> bytes:
         buffer = io.BytesIO()

@@ -18,8 +18,8 @@ from service.settings import Settings
 from service.storage import Storage
 
 
-def _create(client: TestClient, classes: list[str] | None = None) -> str:
-    body = {"name": "rings", "task": "segmentation", "classes": classes}
+def _create(client: TestClient, classes: list[str] | None = None, *, name: str = "rings") -> str:
+    body = {"name": name, "task": "segmentation", "classes": classes}
     answer = client.post("/datasets", json=body)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
@@ -120,6 +120,23 @@ def test_a_label_is_replaced_only_after_it_was_deleted(client: TestClient, pictu
     assert client.delete(path).status_code == 204
     assert _outcomes(_send(client, dataset, corrected)) == [("accepted", None)]
     assert client.get(f"/datasets/{dataset}").json()["class_counts"] == {"pit": 1}
+
+
+def test_a_yolo_file_needs_its_frame_and_the_classes(client: TestClient, pictures: Any) -> None:
+    label = ("labels/a.txt", b"1 0.5 0.5 0.25 0.5")
+    frame = ("images/a.png", pictures.frame(1))
+    undeclared = _create(client)
+    assert _outcomes(_send(client, undeclared, frame, label)) == [
+        ("accepted", None),
+        ("rejected", "label_classes_needed"),
+    ]
+    dataset = _create(client, ["spur", "short"], name="declared")
+    assert _outcomes(_send(client, dataset, label)) == [("rejected", "label_frame_needed")]
+    # Frames are taken first, whatever the order.
+    assert _outcomes(_send(client, dataset, label, frame)) == [("accepted", None)] * 2
+    (item,) = client.get(f"/datasets/{dataset}/items").json()["items"]
+    assert item["label"]["classes"] == {"short": 1}
+    assert (item["label"]["width"], item["label"]["height"]) == (96, 64)
 
 
 def test_a_label_may_come_before_its_frame_and_waits(client: TestClient, pictures: Any) -> None:

@@ -1,16 +1,21 @@
+import io
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
-from data import Manifest, MaskLabels, PolygonLabels, rasterize
+from data import Box, BoxLabels, Manifest, MaskLabels, PolygonLabels, rasterize
 from service.settings import Settings
 from service.storage import Storage
 
 
-def _create(client: TestClient, classes: list[str] | None = None) -> str:
-    body = {"name": "rings", "task": "segmentation", "classes": classes}
+def _create(
+    client: TestClient, classes: list[str] | None = None, *, task: str = "segmentation"
+) -> str:
+    body = {"name": "rings", "task": task, "classes": classes}
     return str(client.post("/datasets", json=body).json()["id"])
 
 
@@ -154,6 +159,33 @@ def test_undeclared_classes_are_the_union_of_what_the_labels_name(
     assert version["classes"] == ["pit", "stain"]
     path = Storage(settings.storage_dir).manifest_path(version["digest"])
     assert all(isinstance(item.labels, PolygonLabels) for item in Manifest.read(path).items)
+
+
+@pytest.mark.parametrize(("task", "warned"), [("segmentation", True), ("detection", False)])
+def test_boxes_of_pascal_voc_files_are_kept_as_boxes_and_segmentation_is_warned_of_them(
+    client: TestClient, pictures: Any, settings: Settings, task: str, warned: bool
+) -> None:
+    dataset = _create(client, task=task)
+    for seed in range(4):
+        annotation = pictures.voc(label=["stain", "pit"][seed % 2])
+        _send(
+            client,
+            dataset,
+            (f"JPEGImages/{seed}.png", pictures.frame(seed)),
+            (f"Annotations/{seed}.xml", annotation),
+        )
+    (item, *_) = client.get(f"/datasets/{dataset}/items").json()["items"]
+    assert (item["label"]["kind"], item["label"]["classes"]) == ("voc", {"stain": 1})
+    mask = client.get(f"/datasets/{dataset}/items/{item['id']}/mask?format=png")
+    drawn = np.asarray(Image.open(io.BytesIO(mask.content))).any(axis=2)
+    rows, columns = np.nonzero(drawn)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10, 19, 10, 29)
+    version = _freeze(client, dataset).json()
+    assert version["classes"] == ["pit", "stain"]
+    assert any("labelled by boxes" in text for text in version["warnings"]) is warned
+    path = Storage(settings.storage_dir).manifest_path(version["digest"])
+    labels = [item.labels for item in Manifest.read(path).items]
+    assert labels[0] == BoxLabels((Box("stain", 10, 10, 20, 10),))
 
 
 def test_binary_masks_without_classes_are_called_defect_and_a_warning_says_so(

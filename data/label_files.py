@@ -1,0 +1,119 @@
+"""Reading the label file of one frame, whatever its format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.errors import LabelError
+from data.labelme import read_labelme
+from data.labels import Labels, labels_from_boxes, labels_from_mask, labels_from_polygons
+from data.limits import DEFAULT_LIMITS, PixelLimits
+from data.masks import read_mask
+from data.voc import read_voc
+from data.yolo import read_yolo
+
+LabelKind = Literal["mask", "labelme", "voc", "yolo"]
+
+# The class of binary masks whose classes nobody declared.
+UNDECLARED_MASK_CLASS = "defect"
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """What a label file says.
+
+    Attributes:
+        width: Of the frame it is for, in pixels.
+        height: Of the frame it is for, in pixels.
+        labels: As the manifest keeps them.
+    """
+
+    width: int
+    height: int
+    labels: Labels
+
+
+def read_label_file(
+    raw: bytes,
+    *,
+    name: str,
+    kind: LabelKind,
+    classes: Sequence[str] | None,
+    file: str,
+    sha256: str,
+    frame_size: tuple[int, int] | None,
+    limits: PixelLimits = DEFAULT_LIMITS,
+) -> LabelFile:
+    """Read a label file completely.
+
+    Args:
+        raw: The whole file.
+        name: The file as the user knows it, for errors.
+        kind: From `data.layout.sample_key`.
+        classes: Declared classes; without them outlines and boxes may name any class, and masks
+            are binary.
+        file: Where the file lies, relative to the storage root; a mask's labels name it.
+        sha256: Of ``raw``.
+        frame_size: Width and height of its frame, None if that is not there yet. Only a YOLO file
+            needs it; whether the others fit their frame is the caller's to check.
+        limits: Bounds on a mask's size.
+
+    Raises:
+        LabelError: With the place of the first thing that can't be meant.
+        ImageError: A mask that can't be decoded.
+    """
+    if kind == "labelme":
+        document = read_labelme(raw, name=name, classes=classes)
+        labels: Labels = labels_from_polygons(document.polygons)
+        return LabelFile(document.width, document.height, labels)
+    if kind == "voc":
+        annotation = read_voc(raw, name=name, classes=classes)
+        return LabelFile(annotation.width, annotation.height, labels_from_boxes(annotation.boxes))
+    if kind == "yolo":
+        return _read_yolo(raw, name, classes, frame_size)
+    mask = _read_mask(raw, name, classes, limits)
+    return LabelFile(mask.shape[1], mask.shape[0], labels_from_mask(mask, file=file, sha256=sha256))
+
+
+def _read_yolo(
+    raw: bytes, name: str, classes: Sequence[str] | None, frame_size: tuple[int, int] | None
+) -> LabelFile:
+    if classes is None:
+        raise LabelError(
+            "label_classes_needed",
+            "The file numbers its classes, and the data set declares none.",
+            file=name,
+            where="whole file",
+            hint="Create the data set with its classes, in the order of data.yaml.",
+        )
+    if frame_size is None:
+        raise LabelError(
+            "label_frame_needed",
+            "The file gives places as parts of a frame that has not arrived.",
+            file=name,
+            where="whole file",
+            hint="Upload the frame first, or both together.",
+        )
+    width, height = frame_size
+    labels = read_yolo(raw, name=name, classes=classes, width=width, height=height)
+    return LabelFile(width, height, labels)
+
+
+def _read_mask(
+    raw: bytes, name: str, classes: Sequence[str] | None, limits: PixelLimits
+) -> NDArray[np.uint8]:
+    try:
+        return read_mask(raw, name=name, classes=classes or [UNDECLARED_MASK_CLASS], limits=limits)
+    except LabelError as error:
+        if classes is not None or error.code != "mask_value":
+            raise
+        raise LabelError(
+            error.code,
+            f"{error.detail} The data set declares no classes, so masks hold one.",
+            file=error.file,
+            where=error.where,
+            hint="Create the data set with its classes, in the order of the masks' values.",
+        ) from error

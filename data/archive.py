@@ -10,10 +10,13 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn, Self
+
+from backports import zstd
 
 from data.errors import ArchiveError, DataError
 from data.layout import clean_name
@@ -21,11 +24,15 @@ from data.layout import clean_name
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-# What the readers of the standard library raise on damaged input.
+_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+# What the readers raise on damaged input.
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
+    zstd.ZstdError,
     EOFError,
     OSError,
     ValueError,
@@ -91,7 +98,7 @@ def open_archive(
     """List an archive's files in their order; folders are skipped.
 
     Args:
-        path: A .zip, .tar or .tar.gz file; the content decides, not the suffix.
+        path: A .zip, .tar, .tar.gz or .tar.zst file; the content decides, not the suffix.
         limits: Bounds on what it may unpack to.
 
     Yields:
@@ -115,8 +122,10 @@ def open_archive(
             hint="Check the path and the file's permissions.",
         ) from error
     budget = _Budget(name, packed_bytes, limits)
-    is_zip = head in (b"PK\x03\x04", b"PK\x05\x06")
-    members = _read_zip(path, budget) if is_zip else _read_tar(path, budget)
+    if head in _ZIP_MAGIC:
+        members = _read_zip(path, budget)
+    else:
+        members = _read_tar(path, budget, is_zstd=head == _ZSTD_MAGIC)
     try:
         yield from members
     except _DAMAGE as error:
@@ -133,7 +142,7 @@ def open_archive(
 def _damaged(name: str, error: Exception) -> ArchiveError:
     return ArchiveError(
         "archive_damaged",
-        f"The archive is damaged or no zip, tar or tar.gz file: {error}.",
+        f"The archive is damaged or no zip, tar, tar.gz or tar.zst file: {error}.",
         file=name,
         hint="Pack or upload it again; an interrupted upload leaves a part of a file.",
     )
@@ -241,9 +250,20 @@ def _read_zip(path: Path, budget: _Budget) -> Iterator[ArchiveMember]:
             yield _member(name, info.file_size, problem, partial(archive.open, info))
 
 
-def _read_tar(path: Path, budget: _Budget) -> Iterator[ArchiveMember]:
-    # A plain read of the members in order; a tar.gz can't be read in any other.
-    with tarfile.open(path, "r:*", tarinfo=_StrictTarInfo) as archive:
+@contextmanager
+def _open_tar(path: Path, *, is_zstd: bool) -> Iterator[tarfile.TarFile]:
+    with ExitStack() as stack:
+        if not is_zstd:
+            yield stack.enter_context(tarfile.open(path, "r:*", tarinfo=_StrictTarInfo))
+            return
+        # The standard library's tarfile reads zstd from Python 3.14 on.
+        stream = stack.enter_context(zstd.ZstdFile(path))
+        yield stack.enter_context(tarfile.open(fileobj=stream, mode="r:", tarinfo=_StrictTarInfo))
+
+
+def _read_tar(path: Path, budget: _Budget, *, is_zstd: bool) -> Iterator[ArchiveMember]:
+    # A plain read of the members in order; a compressed tar can't be read in any other.
+    with _open_tar(path, is_zstd=is_zstd) as archive:
         while (info := archive.next()) is not None:
             # Without this, tarfile keeps every header it has seen.
             archive.members.clear()  # type: ignore[attr-defined]  # typeshed leaves it out.
@@ -259,7 +279,7 @@ def _read_tar(path: Path, budget: _Budget) -> Iterator[ArchiveMember]:
 
 
 def _check_tar_end(archive: tarfile.TarFile) -> None:
-    """Read the padding behind the last member: gzip's checksum lies behind it."""
+    """Read the padding behind the last member: a codec's checksum lies behind it."""
     for _ in range(_MAX_PADDING_BYTES // tarfile.RECORDSIZE):
         if archive.fileobj is None or not archive.fileobj.read(tarfile.RECORDSIZE):
             return

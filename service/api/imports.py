@@ -26,7 +26,7 @@ router = APIRouter(prefix="/datasets/{dataset_id}", tags=["data sets"])
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "A zip, tar or tar.gz file as the request's body.",
+            "description": "A zip, tar, tar.gz or tar.zst file as the request's body.",
             "content": {
                 "application/zip": {"schema": {"type": "string", "format": "binary"}},
                 "application/x-tar": {"schema": {"type": "string", "format": "binary"}},

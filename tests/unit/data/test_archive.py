@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +33,17 @@ def tar_writer(mode: str) -> Callable[[Path, dict[str, bytes]], None]:
     return write
 
 
-WRITERS = {"zip": write_zip, "tar": tar_writer("w"), "tar.gz": tar_writer("w:gz")}
+def write_tar_zst(path: Path, files: dict[str, bytes]) -> None:
+    tar_writer("w")(path, files)
+    path.write_bytes(zstd.compress(path.read_bytes()))
+
+
+WRITERS = {
+    "zip": write_zip,
+    "tar": tar_writer("w"),
+    "tar.gz": tar_writer("w:gz"),
+    "tar.zst": write_tar_zst,
+}
 
 
 def read(path: Path, limits: ArchiveLimits | None = None) -> dict[str, bytes | str]:
@@ -175,7 +186,10 @@ def test_an_archive_without_a_file_is_called_empty(kind: str, tmp_path: Path) ->
     assert caught.value.code == "archive_empty"
 
 
-@pytest.mark.parametrize("raw", [b"", b"text", b"\x1f\x8b\x08\0garbage", b"PK\x03\x04 garbage"])
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"text", b"\x1f\x8b\x08\0garbage", b"PK\x03\x04 garbage", b"\x28\xb5\x2f\xfdgarbage"],
+)
 def test_what_is_no_archive_is_refused(raw: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(raw)
     with pytest.raises(ArchiveError) as caught:

@@ -4,13 +4,17 @@ Everything heavy is imported inside the command that needs it, so that ``hairlin
 at once.
 """
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from service.client import HairlineClient
+    from service.errors import FileOutcome
     from service.resources import Prediction
 
 app = typer.Typer(
@@ -21,7 +25,6 @@ app = typer.Typer(
 )
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
-_UPLOAD_BATCH = 50
 
 Url = Annotated[str, typer.Option(envvar="HAIRLINE_URL", help="Where the service listens.")]
 
@@ -72,26 +75,51 @@ def upload(
     ] = None,
     url: Url = _DEFAULT_URL,
 ) -> None:
-    """Upload a folder of frames and labels into a data set, frames first."""
-    from data.layout import is_frame
+    """Upload a folder of frames and labels; run it again to go on where it was cut off."""
     from service.client import HairlineClient, HairlineError
+    from service.folder_upload import upload_folder
 
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if not files:
-        raise _exit(f"{folder} holds no files.")
-    named = [(path.relative_to(folder).as_posix(), path) for path in files]
-    named.sort(key=lambda file: not is_frame(file[0]))
-    rejected = 0
-    with HairlineClient(url) as client:
+    with HairlineClient(url) as client, _upload_bar() as show:
         try:
             dataset_id = _dataset_id(client, dataset, classes or None)
-            for start in range(0, len(named), _UPLOAD_BATCH):
-                rejected += _upload_batch(client, dataset_id, named[start : start + _UPLOAD_BATCH])
+            done = upload_folder(client, dataset_id, folder, progress=show)
+        except FileNotFoundError as error:
+            raise _exit(f"{error}.") from error
         except HairlineError as error:
-            raise _exit(str(error)) from error
-    typer.echo(f"{dataset_id}: {len(files) - rejected} of {len(files)} files are there")
-    if rejected:
+            raise _exit(f"{error}. Run the same command again to go on.") from error
+    for outcome in done.rejected:
+        typer.echo(_rejection(outcome), err=True)
+    there = done.files - len(done.rejected)
+    typer.echo(
+        f"{dataset_id}: {there} of {done.files} files are there, {done.known} of them were before"
+    )
+    if done.rejected:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _upload_bar() -> "Iterator[Callable[[int, int], None]]":
+    """Show how far an upload is, on a terminal only."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("upload", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _rejection(outcome: "FileOutcome") -> str:
+    where = f" ({outcome.where})" if outcome.where else ""
+    hint = f" {outcome.hint}" if outcome.hint else ""
+    return f"{outcome.file}{where}: {outcome.detail}{hint}"
 
 
 @app.command()
@@ -159,25 +187,6 @@ def _dataset_id(client: "HairlineClient", name: str, classes: list[str] | None) 
                 )
             return dataset.id
     return client.create_dataset(name, classes=classes).id
-
-
-def _upload_batch(client: "HairlineClient", dataset_id: str, files: list[tuple[str, Path]]) -> int:
-    """Upload some files, say which were refused and why, and return how many."""
-    from service.client import HairlineError
-
-    try:
-        client.upload(dataset_id, files)
-    except HairlineError as error:
-        outcomes = error.problem.get("files")
-        if outcomes is None:
-            raise
-        rejected = [outcome for outcome in outcomes if outcome["outcome"] == "rejected"]
-        for outcome in rejected:
-            where = f" ({outcome['where']})" if outcome.get("where") else ""
-            hint = f" {outcome['hint']}" if outcome.get("hint") else ""
-            typer.echo(f"{outcome['file']}{where}: {outcome['detail']}{hint}", err=True)
-        return len(rejected)
-    return 0
 
 
 def _verdict_line(frame: Path, answer: "Prediction") -> str:

@@ -1,7 +1,9 @@
-"""`hairline upload` takes a folder in as an annotation tool exported it."""
+"""`hairline upload` takes in what an annotation tool exported, and goes on after a kill."""
 
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from tests.end_to_end.conftest import RunningService
+from service.client import HairlineError
+from tests.end_to_end.conftest import START_S, RunningService, kill_everything_over
 
 pytestmark = pytest.mark.slow
 
@@ -30,13 +33,16 @@ def write_yolo_set(folder: Path) -> None:
         (folder / f"labels/part_{index:02}.txt").write_text(line)
 
 
-def upload(service: RunningService, folder: Path, *options: str) -> "subprocess.CompletedProcess":  # type: ignore[type-arg]  # Generic in the stubs alone.
-    return subprocess.run(
-        [sys.executable, "-m", "service.cli", "upload", folder, "--url", service.url, *options],
-        capture_output=True,
-        check=False,
-        text=True,
-    )
+def command(service: RunningService, folder: Path, *options: str) -> list[str]:
+    program = [sys.executable, "-m", "service.cli", "upload", str(folder)]
+    return [*program, "--url", service.url, *options]
+
+
+def upload(
+    service: RunningService, folder: Path, *options: str
+) -> "subprocess.CompletedProcess[str]":
+    program = command(service, folder, *options)
+    return subprocess.run(program, capture_output=True, check=False, text=True)
 
 
 def test_a_folder_of_yolo_files_is_uploaded_frozen_and_refused_where_it_is_wrong(
@@ -47,7 +53,7 @@ def test_a_folder_of_yolo_files_is_uploaded_frozen_and_refused_where_it_is_wrong
     classes = ("--class", "spur", "--class", "short")
     done = upload(service, folder, "--dataset", "boards", *classes)
     assert done.returncode == 0, done.stderr
-    assert f"{2 * FRAMES} of {2 * FRAMES} files are there" in done.stdout
+    assert f"{2 * FRAMES} of {2 * FRAMES} files are there, 0 of them were before" in done.stdout
     (dataset,) = service.client.datasets()
     assert dataset.classes == ["spur", "short"]
     version = service.client.freeze(dataset.id, split={"group_pattern": r"(part_\d+)"})
@@ -62,6 +68,58 @@ def test_a_folder_of_yolo_files_is_uploaded_frozen_and_refused_where_it_is_wrong
     (folder / "labels/part_99.txt").write_text("0 0.5 0.5 0.25 0.5\n7 0.5 0.5 0.25 0.5\n")
     again = upload(service, folder, "--dataset", "boards")
     assert again.returncode == 1
-    assert f"{2 * FRAMES} of {2 * FRAMES + 2} files are there" in again.stdout
+    files = f"{2 * FRAMES} of {2 * FRAMES + 2} files are there, {2 * FRAMES} of them were before"
+    assert files in again.stdout
     assert "images/part_99.png" in again.stderr
     assert "labels/part_99.txt" in again.stderr
+
+
+def wait_for_frames(service: RunningService, count: int) -> None:
+    """Wait until the only data set holds so many frames."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        try:
+            if any(dataset.counts["items"] >= count for dataset in service.client.datasets()):
+                return
+        except HairlineError:
+            pass
+        time.sleep(0.02)
+    raise TimeoutError(f"there never were {count} frames")
+
+
+def test_an_upload_that_is_killed_goes_on_and_sends_no_frame_twice(
+    start_service: Start, tmp_path: Path
+) -> None:
+    folder, frames = tmp_path / "frames", 240
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(frames):
+        # Noise packs badly, so that requests take a while.
+        pixels = random.integers(0, 256, (400, 500), dtype=np.uint8)
+        (folder / f"{index:03}.png").write_bytes(imagecodecs.png_encode(pixels))
+
+    service = start_service()
+    with subprocess.Popen(command(service, folder, "--dataset", "rings")) as client:
+        wait_for_frames(service, 50)
+        client.kill()
+
+    with subprocess.Popen(
+        command(service, folder, "--dataset", "rings"), stderr=subprocess.PIPE, text=True
+    ) as second:
+        wait_for_frames(service, 150)
+        kill_everything_over(service.storage)
+        assert second.stderr is not None
+        message = second.stderr.read()
+    assert second.returncode == 1
+    assert "Run the same command again to go on." in message
+
+    service = start_service()
+    (dataset,) = service.client.datasets()
+    before = dataset.counts["items"]
+    assert 150 <= before < frames
+    done = upload(service, folder, "--dataset", "rings")
+    assert done.returncode == 0, done.stderr
+    known = re.search(rf"{frames} of {frames} files are there, (\d+) of them", done.stdout)
+    assert known is not None
+    assert int(known[1]) == before
+    assert service.client.dataset(dataset.id).counts["items"] == frames

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from data.coco import looks_like_coco
 from data.errors import LabelError
 from data.labelme import read_labelme
 from data.labels import Labels, labels_from_boxes, labels_from_mask, labels_from_polygons
@@ -65,6 +66,14 @@ def read_label_file(
         LabelError: With the place of the first thing that can't be meant.
         ImageError: A mask that can't be decoded.
     """
+    if kind == "labelme" and looks_like_coco(raw):
+        raise LabelError(
+            "label_of_many_frames",
+            "A COCO file holds the labels of many frames, and the label of one was expected.",
+            file=name,
+            where="whole file",
+            hint="Upload it into a data set, where it finds its frames.",
+        )
     if kind == "labelme":
         document = read_labelme(raw, name=name, classes=classes)
         labels: Labels = labels_from_polygons(document.polygons)

@@ -46,3 +46,6 @@ class PixelLimits:
 
 
 DEFAULT_LIMITS = PixelLimits()
+
+# A side that a label file may claim; beyond any camera, and far from what a database column holds.
+MOST_LABELLED_PX = 1_000_000

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.labels import Box, unknown_class
+from data.limits import MOST_LABELLED_PX
 from data.xml_tree import Element, read_xml
 
 # The format counts pixels from 1 and includes the last one; tools that count from 0 leave a side
@@ -58,7 +59,7 @@ def read_voc(raw: bytes, *, name: str, classes: Sequence[str] | None) -> VocFile
 
 def _read_side(element: Element) -> int:
     side = _read_number(element)
-    if side < 1 or side != int(side):
+    if not 1 <= side <= MOST_LABELLED_PX or side != int(side):
         raise element.error(
             "label_field_type",
             f"{element.text} px is no size.",

@@ -62,7 +62,7 @@ def serve(
 @app.command()
 def upload(
     folder: Annotated[
-        Path, typer.Argument(help="Frames with their masks, LabelMe, VOC or YOLO files.")
+        Path, typer.Argument(help="Frames with masks, COCO, LabelMe, VOC or YOLO files.")
     ],
     dataset: Annotated[str, typer.Option(help="Name of the data set; created if it is new.")],
     classes: Annotated[
@@ -77,14 +77,16 @@ def upload(
 ) -> None:
     """Upload a folder of frames and labels; run it again to go on where it was cut off."""
     from service.client import HairlineClient, HairlineError
-    from service.folder_upload import upload_folder
+    from service.folder_upload import list_folder, upload_files
 
+    try:
+        found = list_folder(folder)
+    except FileNotFoundError as error:
+        raise _exit(f"{error}.") from error
     with HairlineClient(url) as client, _upload_bar() as show:
         try:
             dataset_id = _dataset_id(client, dataset, classes or None)
-            done = upload_folder(client, dataset_id, folder, progress=show)
-        except FileNotFoundError as error:
-            raise _exit(f"{error}.") from error
+            done = upload_files(client, dataset_id, found, progress=show)
         except HairlineError as error:
             raise _exit(f"{error}. Run the same command again to go on.") from error
     for outcome in done.rejected:

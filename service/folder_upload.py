@@ -47,36 +47,53 @@ class FolderUpload:
 
 
 @dataclass(frozen=True)
-class _LocalFile:
+class LocalFile:
+    """A file to upload.
+
+    Attributes:
+        name: Relative to the folder, with forward slashes.
+        path: Where it is.
+        size: Bytes.
+    """
+
     name: str
     path: Path
     size: int
 
 
-def upload_folder(
-    client: HairlineClient, dataset_id: str, folder: Path, *, progress: Progress | None = None
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files below a folder.
+
+    Attributes:
+        files: Frames first.
+        unreadable: Outcomes of those that can't be looked at.
+    """
+
+    files: tuple[LocalFile, ...]
+    unreadable: tuple[FileOutcome, ...]
+
+
+def upload_files(
+    client: HairlineClient, dataset_id: str, found: FolderFiles, *, progress: Progress | None = None
 ) -> FolderUpload:
-    """Upload every file below a folder under its relative name.
+    """Upload files under their names.
 
     Call it again after an error or a kill: it goes on.
 
     Args:
         client: Of the service.
         dataset_id: Where the files go.
-        folder: Searched with its subfolders.
+        found: From `list_folder`.
         progress: Called after each request, with the bytes dealt with and those of all files.
 
     Raises:
-        FileNotFoundError: The folder holds no file.
         HairlineError: The service can't be reached or refuses a whole request.
     """
-    files, unreadable = _list_files(folder)
-    if not files and not unreadable:
-        raise FileNotFoundError(f"{folder} holds no files")
     there = {item.name: item for item in client.items(dataset_id)}
-    total, done = sum(file.size for file in files), 0
-    outcomes = [_unreadable(name, reason) for name, reason in unreadable]
-    for request in _requests(files):
+    total, done = sum(file.size for file in found.files), 0
+    outcomes = list(found.unreadable)
+    for request in _requests(found.files):
         outcomes += _send(client, dataset_id, request, there)
         done += sum(file.size for file in request)
         if progress is not None:
@@ -86,24 +103,30 @@ def upload_folder(
     return FolderUpload(kinds.count("accepted"), kinds.count("known"), rejected)
 
 
-def _list_files(folder: Path) -> tuple[list[_LocalFile], list[tuple[str, str]]]:
-    """Return the files, frames first, and name and reason of those that can't be looked at."""
-    found: list[_LocalFile] = []
-    unreadable: list[tuple[str, str]] = []
+def list_folder(folder: Path) -> FolderFiles:
+    """Return every file below a folder.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    found: list[LocalFile] = []
+    unreadable: list[FileOutcome] = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         try:
             if path.is_file():
-                found.append(_LocalFile(name, path, path.stat().st_size))
+                found.append(LocalFile(name, path, path.stat().st_size))
         except OSError as error:
-            unreadable.append((name, error.strerror or str(error)))
+            unreadable.append(_unreadable(name, error.strerror or str(error)))
+    if not found and not unreadable:
+        raise FileNotFoundError(f"{folder} holds no files")
     # A YOLO file needs its frame, and any label that finds its frame is checked against it.
     found.sort(key=lambda file: not is_frame(file.name))
-    return found, unreadable
+    return FolderFiles(tuple(found), tuple(unreadable))
 
 
-def _requests(files: Sequence[_LocalFile]) -> Iterator[list[_LocalFile]]:
-    request: list[_LocalFile] = []
+def _requests(files: Sequence[LocalFile]) -> Iterator[list[LocalFile]]:
+    request: list[LocalFile] = []
     for file in files:
         size = sum(other.size for other in request) + file.size
         if request and (len(request) == _REQUEST_FILES or size > _REQUEST_BYTES):
@@ -117,7 +140,7 @@ def _requests(files: Sequence[_LocalFile]) -> Iterator[list[_LocalFile]]:
 def _send(
     client: HairlineClient,
     dataset_id: str,
-    files: Sequence[_LocalFile],
+    files: Sequence[LocalFile],
     there: dict[str, ItemResource],
 ) -> list[FileOutcome]:
     """Send what the service does not have, and return an outcome for each file."""
@@ -144,7 +167,7 @@ def _send(
     return outcomes + answer.files
 
 
-def _is_there(file: _LocalFile, item: ItemResource | None) -> bool:
+def _is_there(file: LocalFile, item: ItemResource | None) -> bool:
     if item is None or item.byte_count != file.size:
         return False
     with file.path.open("rb") as stream:

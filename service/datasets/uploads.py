@@ -15,12 +15,14 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from data.coco import looks_like_coco, read_coco
 from data.errors import DataError, LabelError, LayoutError
 from data.images import decode_image
 from data.label_files import read_label_file
 from data.layout import SampleKey, clean_name, is_frame, sample_key
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label
+from service.datasets.coco_labels import add_labels
 from service.datasets.labels import count_classes, dump_labels
 from service.datasets.repository import (
     find_item,
@@ -99,6 +101,8 @@ class Uploads:
             sample = self._read(file)
             if sample.key.kind == "image":
                 return self._accept_image(sample)
+            if sample.key.kind == "labelme" and looks_like_coco(sample.raw):
+                return self._accept_coco(sample)
             return self._accept_label(sample)
         except DataError as error:
             return rejected(file.name, error)
@@ -192,6 +196,17 @@ class Uploads:
             ),
             outcome,
         )
+
+    def _accept_coco(self, sample: _Sample) -> FileOutcome:
+        frames = read_coco(sample.raw, name=sample.name, classes=self._dataset.classes)
+        self._storage.put_stream([sample.raw])
+        try:
+            with self._writes.begin() as session:
+                return add_labels(session, self._dataset, sample.name, frames)
+        except IntegrityError:
+            # Only a database whose writers overlap comes here; what won is now seen.
+            with self._writes.begin() as session:
+                return add_labels(session, self._dataset, sample.name, frames)
 
     def _insert(
         self,

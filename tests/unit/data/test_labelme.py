@@ -71,6 +71,13 @@ def test_a_file_is_read_and_its_embedded_picture_left_alone() -> None:
         (document(imageWidth=None), "label_field_type", "/imageWidth"),
         (document(imageHeight=True), "label_field_type", "/imageHeight"),
         (document(imageHeight=0), "label_field_type", "/imageHeight"),
+        # Sizes that no database column holds, and a number that no float holds.
+        (document(imageHeight=10**400), "label_field_type", "/imageHeight"),
+        (
+            with_shape(points=[[1, 1], [2, 10**400], [3, 3]]),
+            "label_field_type",
+            "/shapes/1/points/1/1",
+        ),
         (document(shapes={}), "label_field_type", "/shapes"),
         (document(shapes=["a"]), "label_field_type", "/shapes/0"),
     ],

@@ -78,6 +78,7 @@ def test_the_encoding_that_a_file_declares_is_respected() -> None:
         (document(shape(ymin=-1)), "box_outside_frame", "line 7"),
         (document(shape(xmin=-1, xmax=0)), "box_outside_frame", "line 7"),
         (document(shape(), width=0), "label_field_type", "line 3"),
+        (document(shape(), width="1e300"), "label_field_type", "line 3"),
         (document(shape(), width="1e3.5"), "label_field_type", "line 3"),
         (document(shape(), height=50.5), "label_field_type", "line 3"),
         (document("<object/>"), "label_field_missing", "line 3"),

@@ -19,6 +19,7 @@ from benchmarks.norm.frames import MissingDatasetError, list_frames
 from benchmarks.norm.network import build_network
 from benchmarks.norm.protocol import (
     BATCHES,
+    CHOOSING_SEEDS,
     DEFAULT_METHODS,
     DEFAULT_SEEDS,
     METHODS,
@@ -45,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", nargs="+", type=int, choices=BATCHES, default=list(BATCHES))
     parser.add_argument("--accumulate", nargs="+", choices=("no", "yes"), default=["no", "yes"])
     parser.add_argument("--seeds", type=int, default=DEFAULT_SEEDS, help="seeds of each cell")
+    parser.add_argument(
+        "--choosing-seeds",
+        type=int,
+        choices=(1, CHOOSING_SEEDS),
+        default=CHOOSING_SEEDS,
+        help="seeds to choose the learning rate by; 1 is for frames that take long",
+    )
     parser.add_argument("--workers", type=int, default=1, help="runs at a time, a thread each")
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), help="cuda where there is one, unless told"
@@ -87,7 +95,8 @@ def _command(arguments: argparse.Namespace) -> str:
         f" --sets {' '.join(arguments.sets)} --methods {' '.join(arguments.methods)}"
         f" --batches {' '.join(map(str, arguments.batches))}"
         f" --accumulate {' '.join(arguments.accumulate)}"
-        f" --seeds {arguments.seeds} --workers {arguments.workers}"
+        f" --seeds {arguments.seeds} --choosing-seeds {arguments.choosing_seeds}"
+        f" --workers {arguments.workers}"
     )
 
 
@@ -126,7 +135,8 @@ def _run_all(
         waiting: dict[Future[dict[str, Any]], Run] = {}
         while True:
             taken = {*waiting.values(), *failed}
-            for job in open_runs(cells, arguments.seeds, done, taken):
+            by = arguments.choosing_seeds
+            for job in open_runs(cells, arguments.seeds, done, taken, to_choose_by=by):
                 if len(waiting) == arguments.workers:
                     break
                 waiting[pool.submit(perform, job, arguments.datasets, device)] = job

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.norm.accuracy_plot import MissingLibraryError, draw_set
 from benchmarks.norm.accuracy_tables import (
+    Comparison,
     Entries,
     cell_scores,
     columns,
@@ -17,9 +18,11 @@ from benchmarks.norm.accuracy_tables import (
 )
 from benchmarks.norm.protocol import (
     BASE_RATES,
+    CHOOSING_SEEDS,
     DEFAULT_METHODS,
     DESCRIPTIONS,
     METHODS,
+    RATE_GRID,
     SETS,
     Cell,
 )
@@ -130,10 +133,12 @@ def _introduction(contents: dict[str, Any]) -> str:
             "# Accuracy of the normalizations",
             "",
             "Test pixel average precision, mean ± standard error over seeds. The learning rate is",
-            "base · √(images of an optimizer step); the base, out of " + rates + ", is the one",
-            "with the best validation score on seed 0, chosen for every cell alike. ↑ and ↓ mark a",
-            "choice at the grid's upper and lower edge, where a better rate may lie beyond. A run",
-            "that diverged scores 0.",
+            f"base · √(images of an optimizer step); the base, out of {rates}, is the one",
+            f"with the best mean validation score over seeds 0 to {CHOOSING_SEEDS - 1}, for every",
+            "cell alike. Where that is the smallest or the largest of them,",
+            f"{RATE_GRID[0]:g} or {RATE_GRID[-1]:g} is tried as well. ↑ and ↓ mark a choice at an",
+            "edge of what was tried, where a better rate may lie beyond; ¹ marks a rate chosen by",
+            "seed 0 alone. A run that diverged scores 0.",
             "",
             "Made by, and drawn by `python -m benchmarks.norm accuracy-report`:",
             "",
@@ -192,20 +197,27 @@ def comparison_section(default: str, entries: Entries) -> list[str]:
         f"| set | batch | accumulated | {' | '.join(f'against {rival}' for rival in rivals)} |",
         "|---" * (3 + len(rivals)) + "|",
     ]
-    tallies: dict[str, Counter[str]] = {rival: Counter() for rival in rivals}
-    rows = list(_comparison_rows(default, rivals, entries, tallies))
+    found: dict[str, list[Comparison]] = {rival: [] for rival in rivals}
+    rows = list(_comparison_rows(default, rivals, entries, found))
     if not rows:
         return [*lines[:2], f"{default} has no cell with a chosen learning rate yet."]
     lines += [*rows, ""]
-    for rival, tally in tallies.items():
-        told = ", ".join(f"{outcome} in {count}" for outcome, count in sorted(tally.items()))
-        lines.append(f"- Against {rival}: {told or 'nothing to compare'}.")
-    return lines
+    return lines + [_summary(rival, comparisons) for rival, comparisons in found.items()]
+
+
+def _summary(rival: str, comparisons: Sequence[Comparison]) -> str:
+    if not comparisons:
+        return f"- Against {rival}: nothing to compare."
+    tally = Counter(comparison.verdict for comparison in comparisons)
+    told = ", ".join(f"{outcome} in {count}" for outcome, count in sorted(tally.items()))
+    mean = sum(comparison.difference.mean for comparison in comparisons) / len(comparisons)
+    return f"- Against {rival}: {told}; {mean:+.3f} on average."
 
 
 def _comparison_rows(
-    default: str, rivals: Sequence[str], entries: Entries, tallies: dict[str, Counter[str]]
+    default: str, rivals: Sequence[str], entries: Entries, comparisons: dict[str, list[Comparison]]
 ) -> Iterator[str]:
+    """Yield the table's rows, and add what they say to `comparisons`."""
     for set_name in SETS:
         for batch, accumulate in columns(set_name):
             ours = cell_scores(Cell(set_name, default, batch, accumulate), entries)
@@ -218,7 +230,7 @@ def _comparison_rows(
                 if found is None:
                     texts.append("-")
                     continue
-                tallies[rival][found.verdict] += 1
+                comparisons[rival].append(found)
                 error = found.difference.standard_error
                 spread = "" if error is None else f" ± {error:.3f}"
                 texts.append(f"{found.difference.mean:+.3f}{spread}, {found.verdict}")

@@ -5,7 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks.norm.protocol import BASE_RATES, SETS, Cell, Run, at_edge, chosen_rate
+from benchmarks.norm.protocol import (
+    CHOOSING_SEEDS,
+    SETS,
+    Cell,
+    Run,
+    choosing_seeds,
+    chosen_rate,
+    edge_mark,
+    tried_rates,
+)
 
 Verdict = Literal["better", "worse", "no difference", "one seed, no verdict"]
 Entries = Mapping[Run, Mapping[str, Any]]
@@ -19,11 +28,15 @@ class CellScores:
         by_seed: Test scores.
         rate: The chosen base rate.
         diverged: How many of the runs diverged; each scores 0.
+        edge: Where the rate is the smallest or largest that was tried, an arrow that way, else "".
+        is_provisional: Whether the rate was chosen by fewer seeds than the rule asks for.
     """
 
     by_seed: Mapping[int, float]
     rate: float
     diverged: int
+    edge: str
+    is_provisional: bool
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,8 @@ def cell_scores(cell: Cell, entries: Entries, score: str = "test_ap") -> CellSco
     if cell.accumulate and cell.batch >= SETS[cell.set_name].images_per_step:
         cell = Cell(cell.set_name, cell.method, cell.batch, accumulate=False)
     runs = [run for run in entries if run.cell == cell]
-    rate = chosen_rate(cell, {run: entries[run]["val_ap"] for run in runs})
+    validation = {run: entries[run]["val_ap"] for run in runs}
+    rate = chosen_rate(cell, validation)
     if rate is None:
         return None
     chosen = [
@@ -77,6 +91,8 @@ def cell_scores(cell: Cell, entries: Entries, score: str = "test_ap") -> CellSco
         {run.seed: entries[run][score] for run in chosen},
         rate,
         sum(entries[run]["diverged"] for run in chosen),
+        edge_mark(rate, tried_rates(cell, validation)),
+        len(choosing_seeds(cell, validation)) < CHOOSING_SEEDS,
     )
 
 
@@ -102,12 +118,10 @@ def verdict(difference: Estimate) -> Verdict:
 
 
 def score_text(scores: CellScores, seeds: int) -> str:
-    """Return a table's entry, with marks for an edge rate, missing seeds and diverged runs."""
+    """Return a table's entry, with marks for how the rate was chosen, seeds and diverged runs."""
     value = estimate(list(scores.by_seed.values()))
     error = "" if value.standard_error is None else f" ± {value.standard_error:.3f}"
-    text = f"{value.mean:.3f}{error}"
-    if at_edge(scores.rate):
-        text += "↓" if scores.rate == min(BASE_RATES) else "↑"
+    text = f"{value.mean:.3f}{error}{scores.edge}{'¹' if scores.is_provisional else ''}"
     if len(scores.by_seed) < seeds:
         text += f" (n={len(scores.by_seed)})"
     if scores.diverged:

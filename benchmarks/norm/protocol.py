@@ -16,9 +16,13 @@ from norm.conversion import Kind
 # Raise it with every change of the training, the network, the images or the score.
 PROTOCOL_VERSION = 1
 BASE_RATES = (2.5e-4, 1e-3, 4e-3)
+# Where the best of these is the smallest or the largest, the one beyond it is tried as well.
+RATE_GRID = (6.25e-5, *BASE_RATES, 1.6e-2)
 WEIGHT_DECAY = 1e-4
 WARMUP_SHARE = 0.05
 DEFAULT_SEEDS = 3
+# One seed's validation score picks rates that other seeds do badly with.
+CHOOSING_SEEDS = 3
 BATCHES = (1, 2, 4, 16)
 
 
@@ -103,10 +107,11 @@ METHODS: Mapping[str, Method] = {
     "cbn": Method("cbn", STRICT),
     "cbn-naive": Method("cbn", {**WHOLE, "rho": 0.0, "gradient": "paper"}),
     "cbn-paper": Method("cbn", PAPER),
-    "cbn-wide": Method("cbn", WIDE),
-    "cbn-exponential": Method("cbn", {**WIDE, **LONG}),
+    "cbn-wide": Method("cbn", WIDE, on_request=True),
+    "cbn-exponential": Method("cbn", {**WIDE, **LONG}, on_request=True),
     "cbn-whole": Method("cbn", WHOLE, on_request=True),
     "cbn-medium": Method("cbn", {**STRICT, "d_max": 0.5, "r_max": 1.5}, on_request=True),
+    "cbn-narrow": Method("cbn", {**STRICT, "d_max": 0.1, "r_max": 1.1}, on_request=True),
     "cbn-sampled": Method("cbn", {**STRICT, "slope_positions": 64}, on_request=True),
     "cbn-untaylored": Method("cbn", {**STRICT, "rho": 0.0}, on_request=True),
     "cbn-exponential-strict": Method("cbn", {**STRICT, **LONG}, on_request=True),
@@ -124,6 +129,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "cbn-exponential": "cbn-wide with an exponential window of 32",
     "cbn-whole": "the full gradient, the whole window of 8",
     "cbn-medium": "trust within 0.5 deviations and a factor of 1.5",
+    "cbn-narrow": "trust within 0.1 deviations and a factor of 1.1",
     "cbn-sampled": "the default with slopes from 64 positions in place of 1024",
     "cbn-untaylored": "the default without the Taylor step",
     "cbn-exponential-strict": "the default's trust with an exponential window of 32",
@@ -221,25 +227,77 @@ def plan_cells(
     ]
 
 
+def tried_rates(cell: Cell, validation: Mapping[Run, float]) -> list[float]:
+    """Return the base rates with a validation score on seed 0, ascending."""
+    return [rate for rate in RATE_GRID if Run(cell, 0, rate) in validation]
+
+
+def choosing_seeds(cell: Cell, validation: Mapping[Run, float]) -> list[int]:
+    """Return the seeds out of the first `CHOOSING_SEEDS` that every tried rate was run with."""
+    tried = tried_rates(cell, validation)
+    return [
+        seed
+        for seed in range(CHOOSING_SEEDS)
+        if all(Run(cell, seed, rate) in validation for rate in tried)
+    ]
+
+
 def chosen_rate(cell: Cell, validation: Mapping[Run, float]) -> float | None:
-    """Return the base rate with the best validation score on seed 0, or None while one is missing.
+    """Return the tried rate with the best mean validation score over the `choosing_seeds`.
 
-    The smaller rate wins a tie.
+    The smaller rate wins a tie. None while one of `BASE_RATES` is missing.
     """
-    scores = {rate: validation.get(Run(cell, 0, rate)) for rate in BASE_RATES}
-    known = {rate: score for rate, score in scores.items() if score is not None}
-    if len(known) < len(BASE_RATES):
+    tried = tried_rates(cell, validation)
+    if not set(BASE_RATES) <= set(tried):
         return None
-    return max(known, key=lambda rate: (known[rate], -rate))
+    seeds = choosing_seeds(cell, validation)
+    totals = {rate: sum(validation[Run(cell, seed, rate)] for seed in seeds) for rate in tried}
+    return max(tried, key=lambda rate: (totals[rate], -rate))
 
 
-def at_edge(rate: float) -> bool:
-    """Say whether the rate is the grid's smallest or largest, where a better one may lie beyond."""
-    return rate in (min(BASE_RATES), max(BASE_RATES))
+def runs_to_choose(cell: Cell, validation: Mapping[Run, float], seeds: int) -> list[Run]:
+    """Return the runs that the choice of the rate still waits for.
+
+    Every rate is tried with the same seeds. Once the best lies between two others, or at an end of
+    `RATE_GRID`, there is none.
+
+    Args:
+        cell: The cell.
+        validation: Validation scores of the runs that are done.
+        seeds: Seeds to choose by, at most `CHOOSING_SEEDS`.
+    """
+    rates = sorted({*BASE_RATES, *tried_rates(cell, validation)})
+    missing = _missing(cell, rates, seeds, validation)
+    if missing:
+        return missing
+    best = chosen_rate(cell, validation)
+    assert best is not None  # Nothing is missing of the base rates.
+    place = RATE_GRID.index(best)
+    beyond = [rate for rate in RATE_GRID[max(0, place - 1) : place + 2] if rate not in rates]
+    return _missing(cell, beyond, seeds, validation)
+
+
+def _missing(
+    cell: Cell, rates: Iterable[float], seeds: int, validation: Mapping[Run, float]
+) -> list[Run]:
+    runs = [Run(cell, seed, rate) for rate in rates for seed in range(seeds)]
+    return [run for run in runs if run not in validation]
+
+
+def edge_mark(rate: float, tried: Sequence[float]) -> str:
+    """Return an arrow towards where a better rate may lie, or "" for a rate between two others."""
+    if rate == min(tried):
+        return "↓"
+    return "↑" if rate == max(tried) else ""
 
 
 def open_runs(
-    cells: Iterable[Cell], seeds: int, validation: Mapping[Run, float], taken: Collection[Run]
+    cells: Iterable[Cell],
+    seeds: int,
+    validation: Mapping[Run, float],
+    taken: Collection[Run],
+    *,
+    to_choose_by: int = CHOOSING_SEEDS,
 ) -> Iterator[Run]:
     """Yield the runs that can start now, in the cells' order.
 
@@ -248,12 +306,13 @@ def open_runs(
         seeds: Seeds of a cell, 0 among them.
         validation: Validation scores of the runs that are done.
         taken: Runs that are under way or failed.
+        to_choose_by: Seeds to choose the rate by, at most `CHOOSING_SEEDS`.
     """
     for cell in cells:
-        rate = chosen_rate(cell, validation)
-        wanted = [Run(cell, 0, base) for base in BASE_RATES]
-        if rate is not None:
-            wanted = [Run(cell, seed, rate) for seed in range(1, seeds)]
+        wanted = runs_to_choose(cell, validation, min(seeds, to_choose_by))
+        if not wanted:
+            rate = chosen_rate(cell, validation)
+            wanted = [Run(cell, seed, rate) for seed in range(seeds) if rate is not None]
         yield from (run for run in wanted if run not in validation and run not in taken)
 
 

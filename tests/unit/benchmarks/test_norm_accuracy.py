@@ -10,22 +10,26 @@ import torch
 
 from benchmarks.norm.__main__ import main
 from benchmarks.norm.accuracy_report import comparison_section
-from benchmarks.norm.accuracy_tables import Estimate, cell_scores, compare, verdict
+from benchmarks.norm.accuracy_tables import Estimate, cell_scores, compare, score_text, verdict
 from benchmarks.norm.average_precision import BINS, ScoreHistogram
 from benchmarks.norm.frames import read_mask
 from benchmarks.norm.network import build_network
 from benchmarks.norm.protocol import (
     BASE_RATES,
+    CHOOSING_SEEDS,
     DESCRIPTIONS,
     METHODS,
+    RATE_GRID,
     SETS,
     Cell,
     Run,
-    at_edge,
+    choosing_seeds,
     chosen_rate,
+    edge_mark,
     open_runs,
     plan_cells,
     rate_factor,
+    runs_to_choose,
 )
 from benchmarks.norm.results import ResultsFile, StaleResultsError
 from benchmarks.norm.single_run import training_batches
@@ -81,15 +85,48 @@ def test_average_precision_without_a_defect_is_refused() -> None:
         histogram.average_precision()
 
 
-def test_the_rate_is_chosen_by_validation_on_seed_zero() -> None:
+def scores_of(by_rate: dict[float, float], seeds: int = CHOOSING_SEEDS) -> dict[Run, float]:
+    return {Run(CELL, seed, rate): s for rate, s in by_rate.items() for seed in range(seeds)}
+
+
+def test_the_rate_is_chosen_by_the_mean_validation_score_of_the_first_seeds() -> None:
     low, middle, high = BASE_RATES
-    validation = {Run(CELL, 0, low): 0.3, Run(CELL, 0, middle): 0.5}
-    assert chosen_rate(CELL, validation) is None
-    validation |= {Run(CELL, 0, high): 0.4, Run(CELL, 1, high): 0.9}
+    assert chosen_rate(CELL, scores_of({low: 0.3, middle: 0.5})) is None
+    validation = scores_of({low: 0.3, middle: 0.5, high: 0.4})
+    # One seed that does well with a rate does not make it the choice, nor does a later seed count.
+    validation |= {Run(CELL, 0, high): 0.65, Run(CELL, CHOOSING_SEEDS, high): 0.9}
     assert chosen_rate(CELL, validation) == middle
-    assert not at_edge(middle)
-    assert at_edge(low)
-    assert at_edge(high)
+    assert runs_to_choose(CELL, validation, CHOOSING_SEEDS) == []
+
+
+def test_a_rate_is_compared_on_the_seeds_that_every_rate_was_run_with() -> None:
+    low, middle, high = BASE_RATES
+    validation = scores_of({low: 0.3, middle: 0.4, high: 0.5}, seeds=1)
+    validation |= {Run(CELL, seed, middle): 0.9 for seed in (1, 2)}
+    assert choosing_seeds(CELL, validation) == [0]
+    assert chosen_rate(CELL, validation) == high
+    scores = cell_scores(CELL, {run: outcome(score) for run, score in validation.items()})
+    assert scores is not None
+    assert scores.is_provisional
+    assert "¹" in score_text(scores, 1)
+
+
+@pytest.mark.parametrize(("edge", "beyond"), [(0, 0), (-1, -1)])
+def test_a_choice_at_the_edge_of_the_rates_is_followed_beyond_it(edge: int, beyond: int) -> None:
+    best, next_rate = BASE_RATES[edge], RATE_GRID[beyond]
+    validation = scores_of(dict.fromkeys(BASE_RATES, 0.2) | {best: 0.5})
+    further = [Run(CELL, seed, next_rate) for seed in range(CHOOSING_SEEDS)]
+    assert list(open_runs([CELL], 4, validation, ())) == further
+    assert list(open_runs([CELL], 4, validation, further)) == []
+    worse = validation | scores_of({next_rate: 0.4})
+    assert list(open_runs([CELL], 4, worse, ())) == [Run(CELL, 3, best)]
+    better = validation | scores_of({next_rate: 0.6})
+    assert list(open_runs([CELL], 4, better, ())) == [Run(CELL, 3, next_rate)]
+
+
+def test_a_rate_at_the_edge_of_what_was_tried_is_marked() -> None:
+    assert [edge_mark(rate, BASE_RATES) for rate in BASE_RATES] == ["↓", "", "↑"]
+    assert edge_mark(BASE_RATES[-1], RATE_GRID) == ""
 
 
 def test_the_rate_grows_with_the_root_of_the_images_of_a_step() -> None:
@@ -101,14 +138,20 @@ def test_the_rate_grows_with_the_root_of_the_images_of_a_step() -> None:
 
 
 def test_other_seeds_wait_for_the_choice_of_the_rate() -> None:
-    validation = {Run(CELL, 0, rate): rate for rate in BASE_RATES[:2]}
-    assert list(open_runs([CELL], 3, validation, ())) == [Run(CELL, 0, BASE_RATES[2])]
-    assert list(open_runs([CELL], 3, validation, {Run(CELL, 0, BASE_RATES[2])})) == []
-    validation[Run(CELL, 0, BASE_RATES[2])] = 1.0
-    assert list(open_runs([CELL], 3, validation, ())) == [
-        Run(CELL, 1, BASE_RATES[2]),
-        Run(CELL, 2, BASE_RATES[2]),
-    ]
+    low, middle, high = BASE_RATES
+    validation = scores_of({low: 0.1, middle: 0.9})
+    waiting = [Run(CELL, seed, high) for seed in range(CHOOSING_SEEDS)]
+    assert list(open_runs([CELL], 5, validation, ())) == waiting
+    assert list(open_runs([CELL], 5, validation, waiting[:1])) == waiting[1:]
+    validation |= scores_of({high: 0.5})
+    assert list(open_runs([CELL], 5, validation, ())) == [Run(CELL, s, middle) for s in (3, 4)]
+
+
+def test_long_frames_may_choose_by_one_seed() -> None:
+    low, middle, high = BASE_RATES
+    validation = scores_of({low: 0.1, middle: 0.9, high: 0.5}, seeds=1)
+    opened = list(open_runs([CELL], 3, validation, (), to_choose_by=1))
+    assert opened == [Run(CELL, 1, middle), Run(CELL, 2, middle)]
 
 
 def test_a_batch_that_is_a_whole_step_is_not_run_twice() -> None:
@@ -154,7 +197,7 @@ def test_an_interrupted_results_file_goes_on(tmp_path: Path) -> None:
     again.add(Run(CELL, 0, BASE_RATES[0]), outcome(0.9), MACHINE)
     done = {run: entry["val_ap"] for run, entry in again.runs().items()}
     assert done == {Run(CELL, 0, rate): rate for rate in BASE_RATES}
-    assert list(open_runs([CELL], 2, done, ())) == [Run(CELL, 1, BASE_RATES[2])]
+    assert list(open_runs([CELL], 1, done, ())) == [Run(CELL, 0, RATE_GRID[-1])]
     assert again.read()["machines"] == [MACHINE]
 
 
@@ -236,6 +279,7 @@ def test_the_report_pairs_seeds_and_counts_diverged_runs_as_zero() -> None:
     assert scores.by_seed == {0: 0.4, 1: 0.5, 2: 0.0}
     section = "\n".join(comparison_section("cbn", entries))
     assert "| deeppcb_patches | 2 | no | +0.300 ± 0.200, better | - | - |" in section
+    assert "- Against bn: better in 1; +0.300 on average." in section
 
 
 def test_a_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

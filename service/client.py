@@ -22,6 +22,7 @@ from service.datasets.resources import (
     ImportResource,
     ItemResource,
     UploadResource,
+    VersionDiffResource,
     VersionResource,
 )
 from service.resources import (
@@ -166,6 +167,12 @@ class HairlineClient:
         """Return a version with its statistics."""
         path = f"/versions/{quote(version_id)}"
         return VersionResource.model_validate(self._transport.call("GET", path))
+
+    def diff(self, version_id: str, *, against: str) -> VersionDiffResource:
+        """Return what changed from the version ``against`` to this one."""
+        path = f"/versions/{quote(version_id)}/diff"
+        answer = self._transport.call("GET", path, params={"against": against})
+        return VersionDiffResource.model_validate(answer)
 
     def create_job(
         self, version_id: str, *, idempotency_key: str | None = None, **wishes: Any

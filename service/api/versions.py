@@ -1,22 +1,27 @@
 """Immutable data-set versions."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, status
+from fastapi import APIRouter, Query, status
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from data import SplitSpec
+from data import Manifest, SplitSpec
+from data.manifest_diff import diff_manifests
 from service.api.dependencies import EngineDependency, ReadSession, StorageDependency
 from service.api.idempotency import IdempotencyKey, record, replay
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.engine import session_factory
 from service.database.tables import Version
 from service.datasets.repository import get_dataset
-from service.datasets.resources import VersionResource
+from service.datasets.resources import VersionDiffResource, VersionResource
 from service.datasets.versions import Unlabelled, freeze, get_version, select_versions
 
 router = APIRouter(tags=["data-set versions"])
+
+# A data set may have 100,000 frames, and a difference is read by people.
+MOST_NAMES = 1000
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -156,6 +161,24 @@ def read_manifest(
         media_type="application/jsonl",
         filename=f"{version.id}.jsonl",
     )
+
+
+@router.get("/versions/{version_id}/diff", summary="Compare a version with an older one")
+def read_diff(
+    version_id: str,
+    against: Annotated[str, Query(description="The older version's id.")],
+    session: ReadSession,
+    storage: StorageDependency,
+) -> VersionDiffResource:
+    """Return what changed from `against` to this version, 1000 names of each kind at the most."""
+    older, newer = (
+        Manifest.read(storage.manifest_path(get_version(session, wanted).digest))
+        for wanted in (against, version_id)
+    )
+    lists = asdict(diff_manifests(older, newer))
+    counts = {name: len(entries) for name, entries in lists.items()}
+    shown = {name: entries[:MOST_NAMES] for name, entries in lists.items()}
+    return VersionDiffResource(older=against, newer=version_id, counts=counts, **shown)
 
 
 def _created(code: int, answer: dict[str, Any]) -> JSONResponse:

@@ -187,3 +187,28 @@ class VersionResource(_Resource):
     statistics: dict[str, Any]
     warnings: Annotated[list[str], Field(description="What was assumed or left out.")]
     created_at: datetime
+
+
+class MovedFrame(_Resource):
+    """A frame that is in another split."""
+
+    name: str
+    before: str
+    after: str
+
+
+class VersionDiffResource(_Resource):
+    """What changed between two versions; a frame is known by its picture, not by its name."""
+
+    older: str
+    newer: str
+    counts: Annotated[
+        dict[str, int], Field(description="How many of each; the lists may end earlier.")
+    ]
+    added: list[str]
+    removed: list[str]
+    renamed: Annotated[list[tuple[str, str]], Field(description="Old and new name.")]
+    relabelled: list[str]
+    moved: Annotated[list[MovedFrame], Field(description="Frames in another split.")]
+    classes_added: list[str]
+    classes_removed: list[str]

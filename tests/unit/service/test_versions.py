@@ -161,6 +161,27 @@ def test_undeclared_classes_are_the_union_of_what_the_labels_name(
     assert all(isinstance(item.labels, PolygonLabels) for item in Manifest.read(path).items)
 
 
+def test_two_versions_are_compared_frame_by_frame(client: TestClient, pictures: Any) -> None:
+    dataset = _create(client)
+    _fill(client, dataset, pictures)
+    split = {"group_pattern": r"part(\d+)", "train": 0.5, "calibration": 0.0, "test": 0.5}
+    older = _freeze(client, dataset, split=split).json()["id"]
+    first, *_ = client.get(f"/datasets/{dataset}/items").json()["items"]
+    client.delete(f"/datasets/{dataset}/items/{first['id']}")
+    _send(client, dataset, ("images/part9_9.png", pictures.frame(9)))
+    newer = _freeze(client, dataset, split=split, unlabelled="good").json()["id"]
+    answer = client.get(f"/versions/{newer}/diff?against={older}")
+    assert answer.status_code == 200
+    diff = answer.json()
+    assert (diff["older"], diff["newer"]) == (older, newer)
+    assert (diff["added"], diff["removed"]) == (["images/part9_9.png"], [first["name"]])
+    assert (diff["relabelled"], diff["counts"]["added"]) == ([], 1)
+    assert all(moved["before"] != moved["after"] for moved in diff["moved"])
+    missing = client.get(f"/versions/{newer}/diff?against=ver_none")
+    assert (missing.status_code, missing.json()["code"]) == (404, "version_not_found")
+    assert client.get(f"/versions/{newer}/diff").status_code == 422
+
+
 @pytest.mark.parametrize(("task", "warned"), [("segmentation", True), ("detection", False)])
 def test_boxes_of_pascal_voc_files_are_kept_as_boxes_and_segmentation_is_warned_of_them(
     client: TestClient, pictures: Any, settings: Settings, task: str, warned: bool

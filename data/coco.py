@@ -219,7 +219,10 @@ def _read_box(box: Place, class_name: str, image: _Image) -> Box:
             f"The box lies outside the frame of {image.width}x{image.height} px.",
             "Move the box inside the frame, or correct the frame's size.",
         )
-    return Box(class_name, left, top, right - left, bottom - top)
+    # A side that was not moved keeps its length to the last bit.
+    width = width if (left, right) == (x, x + width) else right - left
+    height = height if (top, bottom) == (y, y + height) else bottom - top
+    return Box(class_name, left, top, width, height)
 
 
 def _inside(place: Place, value: float, side_px: int, code: str) -> float:

@@ -174,6 +174,14 @@ class HairlineClient:
         answer = self._transport.call("GET", path, params={"against": against})
         return VersionDiffResource.model_validate(answer)
 
+    def export(self, version_id: str, form: str, target: Path) -> None:
+        """Write a version to ``target`` as a tar archive; ``form`` is "coco" or "masks"."""
+        with target.open("wb") as file:
+            for chunk in self._transport.chunks(
+                f"/versions/{quote(version_id)}/export", {"format": form}
+            ):
+                file.write(chunk)
+
     def create_job(
         self, version_id: str, *, idempotency_key: str | None = None, **wishes: Any
     ) -> JobResource:

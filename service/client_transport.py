@@ -74,9 +74,9 @@ class Transport:
                 return
             params["cursor"] = page["next_cursor"]
 
-    def chunks(self, path: str) -> Iterator[bytes]:
+    def chunks(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[bytes]:
         """Yield the body of an answer piece by piece."""
-        with self._stream(path, {}) as response:
+        with self._stream(path, {}, query) as response:
             yield from response.iter_bytes()
 
     def events(self, path: str, last_event_id: int) -> Iterator[JsonObject]:
@@ -91,8 +91,11 @@ class Transport:
                     yield {"kind": kind, **json.loads(value)}
 
     @contextmanager
-    def _stream(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
-        with _transport_errors(), self._http.stream("GET", path, headers=headers) as response:
+    def _stream(
+        self, path: str, headers: dict[str, str], query: Mapping[str, Any] | None = None
+    ) -> Iterator[httpx.Response]:
+        streamed = self._http.stream("GET", path, headers=headers, params=query)
+        with _transport_errors(), streamed as response:
             if not response.is_success:
                 response.read()
             _check(response)

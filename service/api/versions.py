@@ -4,10 +4,11 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, status
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from data import Manifest, SplitSpec
+from data.export import ExportFormat, export_files, tar_stream
 from data.manifest_diff import diff_manifests
 from service.api.dependencies import EngineDependency, ReadSession, StorageDependency
 from service.api.idempotency import IdempotencyKey, record, replay
@@ -179,6 +180,32 @@ def read_diff(
     counts = {name: len(entries) for name, entries in lists.items()}
     shown = {name: entries[:MOST_NAMES] for name, entries in lists.items()}
     return VersionDiffResource(older=against, newer=version_id, counts=counts, **shown)
+
+
+@router.get(
+    "/versions/{version_id}/export",
+    summary="Export a version",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/x-tar": {}}}},
+)
+def export_version(
+    version_id: str,
+    form: Annotated[
+        ExportFormat, Query(alias="format", description="What to write the labels as.")
+    ],
+    session: ReadSession,
+    storage: StorageDependency,
+) -> StreamingResponse:
+    """Send a tar archive of the frames and their labels; imported again it is the same version."""
+    version = get_version(session, version_id)
+    manifest = Manifest.read(storage.manifest_path(version.digest))
+    files = export_files(manifest, storage.root, form)
+    disposition = f'attachment; filename="{version.id}-{form}.tar"'
+    return StreamingResponse(
+        tar_stream(files),
+        media_type="application/x-tar",
+        headers={"Content-Disposition": disposition},
+    )
 
 
 def _created(code: int, answer: dict[str, Any]) -> JSONResponse:

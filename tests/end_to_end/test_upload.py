@@ -90,7 +90,7 @@ def wait_for_frames(service: RunningService, count: int) -> None:
 def test_an_upload_that_is_killed_goes_on_and_sends_no_frame_twice(
     start_service: Start, tmp_path: Path
 ) -> None:
-    folder, frames = tmp_path / "frames", 240
+    folder, frames = tmp_path / "frames", 320
     folder.mkdir()
     random = np.random.default_rng(0)
     for index in range(frames):

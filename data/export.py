@@ -4,14 +4,13 @@ import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from data.errors import DataError, LabelError
-from data.items import Item
 from data.labels import Box, BoxLabels, MaskLabels, Polygon, PolygonLabels, shapes
 from data.manifest import Manifest
 from data.storage import read_verified
@@ -94,13 +93,15 @@ def _masks(manifest: Manifest, root: Path) -> Iterator[ExportedFile]:
         if isinstance(item.labels, MaskLabels):
             yield _stored(name, root, item.labels.file, item.labels.sha256)
         else:
-            yield _made(name, _blank_mask(item))
+            yield _made(name, _blank_mask(item.height, item.width))
 
 
-def _blank_mask(item: Item) -> bytes:
+@lru_cache(maxsize=64)
+def _blank_mask(height: int, width: int) -> bytes:
+    """Return a mask of zeros; a line's cameras have few sizes, and encoding takes its time."""
     import imagecodecs
 
-    return bytes(imagecodecs.png_encode(np.zeros((item.height, item.width), np.uint8)))
+    return bytes(imagecodecs.png_encode(np.zeros((height, width), np.uint8)))
 
 
 def _coco(manifest: Manifest) -> ExportedFile:

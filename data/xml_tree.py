@@ -11,8 +11,11 @@ from xml.sax.handler import ContentHandler
 
 from data.errors import LabelError
 
-# Annotation tools nest a handful of elements; a file of thousands is an attack or no annotation.
+# Annotation tools nest a handful of elements and write some dozen an object; beyond these a file is
+# an attack or no annotation of one frame.
 _MOST_LEVELS = 64
+_MOST_ELEMENTS = 200_000
+_MOST_CHARACTERS = 10_000_000
 
 
 @dataclass
@@ -73,6 +76,9 @@ class _Builder(ContentHandler):
         self.root: Element | None = None
         self._file = file
         self._open: list[Element] = []
+        self._texts: list[list[str]] = []
+        self._elements = 0
+        self._characters = 0
         self._locator: Any = None
 
     def setDocumentLocator(self, locator: Any) -> None:  # noqa: N802 - the protocol's own name.
@@ -80,24 +86,35 @@ class _Builder(ContentHandler):
 
     def startElement(self, name: str, attrs: Any) -> None:  # noqa: N802 - as above.
         element = Element(name, self._locator.getLineNumber(), self._file, dict(attrs.items()))
+        self._elements += 1
         if len(self._open) >= _MOST_LEVELS:
-            raise element.error(
-                "label_not_xml",
-                f"Elements are nested more than {_MOST_LEVELS} deep.",
-                "Export the file again with the annotation tool.",
-            )
+            raise self._absurd(f"Elements are nested more than {_MOST_LEVELS} deep.")
+        if self._elements > _MOST_ELEMENTS:
+            raise self._absurd(f"The file has more than {_MOST_ELEMENTS} elements.")
         if self._open:
             self._open[-1].children.append(element)
         else:
             self.root = element
         self._open.append(element)
+        self._texts.append([])
 
     def characters(self, content: str) -> None:
-        self._open[-1].text += content
+        self._characters += len(content)
+        if self._characters > _MOST_CHARACTERS:
+            raise self._absurd(f"The file has more than {_MOST_CHARACTERS} characters of text.")
+        self._texts[-1].append(content)
 
     def endElement(self, name: str) -> None:  # noqa: ARG002, N802 - as above.
-        element = self._open.pop()
-        element.text = element.text.strip()
+        self._open.pop().text = "".join(self._texts.pop()).strip()
+
+    def _absurd(self, detail: str) -> LabelError:
+        return LabelError(
+            "label_not_xml",
+            detail,
+            file=self._file,
+            where=f"line {self._locator.getLineNumber()}",
+            hint="Export the file again with the annotation tool, a file for each frame.",
+        )
 
 
 def read_xml(raw: bytes, *, name: str) -> Element:

@@ -63,6 +63,10 @@ def test_an_empty_segmentation_leaves_the_box() -> None:
 def test_it_is_told_from_the_file_of_one_frame_without_being_read() -> None:
     assert looks_like_coco(json.dumps(document()).encode())
     assert not looks_like_coco(b'{"shapes": [], "imagePath": "images/annotations.jpg"}')
+    without_classes = json.dumps({"images": [image()], "annotations": []}).encode()
+    assert looks_like_coco(without_classes)
+    with pytest.raises(LabelError, match="'categories' is missing"):
+        read(without_classes)
 
 
 RUN_LENGTHS = {"counts": "abc", "size": [50, 100]}

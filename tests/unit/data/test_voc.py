@@ -107,6 +107,8 @@ def test_an_error_names_the_line_and_says_what_to_do(raw: bytes, code: str, wher
         (b"<annotation>\xff</annotation>", "line 1"),
         (b'<?xml version="1.0" encoding="klingon"?><annotation/>', "line 1"),
         (b"<a>" * 100_000, "line 1"),
+        (b"<a>" + b"\n<b/>" * 250_000 + b"</a>", "line 200001"),
+        (b"<a>" + b"word " * 2_100_000 + b"</a>", "line 1"),
         # What billions of laughs and stolen files are made of.
         (b'<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "line 1"),
         (b'<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>', "line 1"),

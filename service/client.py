@@ -23,6 +23,7 @@ from service.datasets.resources import (
     ItemResource,
     UploadResource,
     VersionDiffResource,
+    VersionHealthResource,
     VersionResource,
 )
 from service.resources import (
@@ -167,6 +168,11 @@ class HairlineClient:
         """Return a version with its statistics."""
         path = f"/versions/{quote(version_id)}"
         return VersionResource.model_validate(self._transport.call("GET", path))
+
+    def health(self, version_id: str) -> VersionHealthResource:
+        """Return what is wrong with a version, as far as its labels and splits tell."""
+        answer = self._transport.call("GET", f"/versions/{quote(version_id)}/health")
+        return VersionHealthResource.model_validate(answer)
 
     def diff(self, version_id: str, *, against: str) -> VersionDiffResource:
         """Return what changed from the version ``against`` to this one."""

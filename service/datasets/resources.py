@@ -197,6 +197,24 @@ class MovedFrame(_Resource):
     after: str
 
 
+class FindingResource(_Resource):
+    """One thing that is wrong with a version."""
+
+    code: str
+    severity: Literal["error", "warning"]
+    detail: str
+    count: Annotated[int, Field(description="Frames, defects or classes concerned.")]
+    examples: Annotated[list[str], Field(description="Some of them.")]
+    hint: str
+
+
+class VersionHealthResource(_Resource):
+    """What is wrong with a version, errors first; empty if nothing was found."""
+
+    version: str
+    findings: list[FindingResource]
+
+
 class VersionDiffResource(_Resource):
     """What changed between two versions; a frame is known by its picture, not by its name."""
 

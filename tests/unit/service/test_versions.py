@@ -163,6 +163,25 @@ def test_undeclared_classes_are_the_union_of_what_the_labels_name(
     assert all(isinstance(item.labels, PolygonLabels) for item in Manifest.read(path).items)
 
 
+def test_a_versions_health_names_what_is_wrong_and_the_remedy(
+    client: TestClient, pictures: Any
+) -> None:
+    dataset = _create(client)
+    _fill(client, dataset, pictures)
+    version = _freeze(client, dataset).json()["id"]
+    health = client.get(f"/versions/{version}/health").json()
+    assert health["version"] == version
+    found = {finding["code"]: finding for finding in health["findings"]}
+    # Every frame of the set is defective.
+    without_good = [f for f in health["findings"] if f["code"] == "split_without_good"]
+    assert [f["examples"] for f in without_good] == [["train"], ["calibration"], ["test"]]
+    assert found["few_defects"]["hint"]
+    assert "defects_below_stride" not in found
+    coarse = client.get(f"/versions/{version}/health?stride_px=32").json()["findings"]
+    assert "defects_below_stride" in {finding["code"] for finding in coarse}
+    assert client.get(f"/versions/{version}/health?stride_px=0").status_code == 422
+
+
 def test_two_versions_are_compared_frame_by_frame(client: TestClient, pictures: Any) -> None:
     dataset = _create(client)
     _fill(client, dataset, pictures)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.norm.accuracy_tables import Entries, cell_scores, estimate
+from benchmarks.norm.accuracy_tables import Entries, Estimate, cell_scores, estimate
 from benchmarks.norm.protocol import SETS, Cell
 
 # Okabe and Ito's colours, told apart under every common colour blindness; marks repeat later.
@@ -39,13 +39,7 @@ def draw_set(set_name: str, methods: Sequence[str], entries: Entries, path: Path
         spec = SETS[set_name]
         for panel, accumulate in zip(panels, (False, True), strict=True):
             for index, method in enumerate(methods):
-                cells = [Cell(set_name, method, batch, accumulate) for batch in spec.batches]
-                scores = [(cell.batch, cell_scores(cell, entries)) for cell in cells]
-                points = [
-                    (batch, estimate(list(found.by_seed.values())))
-                    for batch, found in scores
-                    if found is not None
-                ]
+                points = _points(set_name, method, entries, accumulate=accumulate)
                 # A little shift keeps the error bars of one batch apart.
                 shift = 1 + 0.025 * (index - (len(methods) - 1) / 2)
                 panel.errorbar(
@@ -72,3 +66,16 @@ def draw_set(set_name: str, methods: Sequence[str], entries: Entries, path: Path
         figure.suptitle(set_name)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
         figure.savefig(path, dpi=DOTS_PER_INCH)
+
+
+def _points(
+    set_name: str, method: str, entries: Entries, *, accumulate: bool
+) -> list[tuple[int, Estimate]]:
+    """Return batch size and score of each cell that has one."""
+    cells = [Cell(set_name, method, batch, accumulate) for batch in SETS[set_name].batches]
+    scores = [(cell.batch, cell_scores(cell, entries)) for cell in cells]
+    return [
+        (batch, estimate(list(found.by_seed.values())))
+        for batch, found in scores
+        if found is not None
+    ]

@@ -110,12 +110,8 @@ def read_coco(raw: bytes, *, name: str, classes: Sequence[str] | None) -> tuple[
 def _read_categories(categories: Place) -> dict[int, str]:
     names: dict[int, str] = {}
     for category in categories.items():
-        label = category.field("name")
-        if not label.expect(str, "a class name").strip():
-            raise label.error(
-                "label_field_type", "The class name is empty.", "Name the defect's class."
-            )
-        names[_new_id(category, names)] = label.value
+        name = category.field("name").class_name()
+        names[_new_id(category, names)] = name
     return names
 
 

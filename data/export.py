@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.errors import DataError, LabelError
+from data.errors import LabelError
 from data.labels import Box, BoxLabels, MaskLabels, Polygon, PolygonLabels, shapes
 from data.manifest import Manifest
-from data.storage import read_verified
+from data.storage import file_missing, read_verified
 
 ExportFormat = Literal["coco", "masks"]
 COCO_NAME = "annotations.json"
@@ -74,12 +74,7 @@ def _stored(name: str, root: Path, file: str, sha256: str) -> ExportedFile:
     try:
         size = (root / file).stat().st_size
     except OSError as error:
-        raise DataError(
-            "file_missing",
-            "The file is gone from the storage folder.",
-            file=name,
-            hint=f"Restore it under {root}; a data-set version never changes.",
-        ) from error
+        raise file_missing(root, name) from error
     return ExportedFile(name, size, partial(read_verified, root, file, sha256))
 
 

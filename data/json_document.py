@@ -70,6 +70,15 @@ class Place:
             )
         return self.value
 
+    def class_name(self) -> str:
+        """Return the name of a class."""
+        name: str = self.expect(str, "a class name")
+        if not name.strip():
+            raise self.error(
+                "label_field_type", "The class name is empty.", "Name the defect's class."
+            )
+        return name
+
     def number(self) -> float:
         """Return a finite number of pixels."""
         try:

@@ -60,11 +60,7 @@ def read_labelme(raw: bytes, *, name: str, classes: Sequence[str] | None) -> Lab
 def _read_shape(shape: Place, width: int, height: int, classes: Sequence[str] | None) -> Polygon:
     shape.expect(dict, "an object")
     label = shape.field("label")
-    class_name = label.expect(str, "a class name")
-    if not class_name.strip():
-        raise label.error(
-            "label_field_type", "The class name is empty.", "Name the defect's class."
-        )
+    class_name = label.class_name()
     if classes is not None and class_name not in classes:
         raise unknown_class(class_name, classes, file=shape.file, where=label.pointer)
     place = shape.field("points")

@@ -11,6 +11,16 @@ def sha256_hex(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
+def file_missing(root: Path, file: str) -> DataError:
+    """Return the error for a file of a data-set version that is no longer there."""
+    return DataError(
+        "file_missing",
+        "The file is gone from the storage folder.",
+        file=file,
+        hint=f"Restore it under {root}; a data-set version never changes.",
+    )
+
+
 def read_verified(root: Path, file: str, sha256: str) -> bytes:
     """Read a file of a data-set version and verify that it is still the same file.
 
@@ -27,12 +37,7 @@ def read_verified(root: Path, file: str, sha256: str) -> bytes:
     try:
         raw = (root / file).read_bytes()
     except FileNotFoundError as error:
-        raise DataError(
-            "file_missing",
-            "The file is gone from the storage folder.",
-            file=file,
-            hint=f"Restore it under {root}; a data-set version never changes.",
-        ) from error
+        raise file_missing(root, file) from error
     except OSError as error:
         raise DataError(
             "file_unreadable",

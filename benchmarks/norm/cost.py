@@ -10,7 +10,6 @@ as much for a whole frame.
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from benchmarks.norm.cost_contestants import (
     resnet50_body,
 )
 from benchmarks.norm.cost_report import write_report
+from benchmarks.norm.processor import processor_name
 from norm import OptionError
 
 RESULTS = Path("docs/benchmarks/norm-cost.json")
@@ -241,7 +241,7 @@ def measure_all(
 def machine(device: str) -> dict[str, Any]:
     """Describe what the numbers come from."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
@@ -249,15 +249,6 @@ def machine(device: str) -> dict[str, Any]:
         "torchvision": torchvision.__version__,
         "load_average_before": round(os.getloadavg()[0], 2),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

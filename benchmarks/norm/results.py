@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.norm.processor import processor_name
 from benchmarks.norm.protocol import Cell, Run
 
 
@@ -22,23 +23,13 @@ class StaleResultsError(Exception):
 def describe_machine(device: str) -> dict[str, Any]:
     """Return what a reader needs to know of the machine; one thread computes each run."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "threads_per_run": 1,
     }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        # On Linux platform.processor() is empty or says x86_64 only.
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def run_of(entry: dict[str, Any]) -> Run:

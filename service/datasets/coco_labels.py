@@ -11,7 +11,7 @@ from data.coco import CocoFrame
 from data.errors import DataError, LabelError, LayoutError
 from data.layout import sample_key
 from service.database.tables import Dataset, Item, Label
-from service.datasets.labels import count_classes, dump_labels
+from service.datasets.labels import count_classes, dump_labels, size_mismatch
 from service.errors import FileOutcome
 from service.ids import new_id
 
@@ -135,14 +135,7 @@ def _check(
             f"{existing.id}",
         )
     if item is not None and (item.width, item.height) != (label.width, label.height):
-        raise LabelError(
-            "label_size_mismatch",
-            f"The labels are for {label.width}x{label.height} px, the picture {item.name} has "
-            f"{item.width}x{item.height} px.",
-            file=name,
-            where=frame.where,
-            hint="Upload the labels that were drawn on this picture; labels are never rescaled.",
-        )
+        raise size_mismatch((label.width, label.height), item, file=name, where=frame.where)
 
 
 def _at(frame: CocoFrame, name: str, error: DataError) -> LabelError:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 
+from data.errors import LabelError
 from data.label_files import UNDECLARED_MASK_CLASS
 from data.labels import Labels, MaskLabels, labelled_defects, named_classes
+from service.database.tables import Item
 
 _CONTENT: TypeAdapter[Labels] = TypeAdapter(Labels)
 
@@ -25,6 +27,27 @@ def label_classes(labels: Labels, declared: Sequence[str] | None) -> list[str]:
     if isinstance(labels, MaskLabels):
         return [UNDECLARED_MASK_CLASS]
     return sorted(named_classes(labels))
+
+
+def size_mismatch(
+    size: tuple[int, int], item: Item, *, file: str | None = None, where: str | None = None
+) -> LabelError:
+    """Return the error for labels of another (width, height) than their frame's.
+
+    Args:
+        size: Of the labels.
+        item: The frame.
+        file: The label file, where the caller does not name it.
+        where: The place in it.
+    """
+    return LabelError(
+        "label_size_mismatch",
+        f"The labels are for {size[0]}x{size[1]} px, the picture {item.name} has "
+        f"{item.width}x{item.height} px.",
+        file=file,
+        where=where,
+        hint="Upload the labels that were drawn on this picture; labels are never rescaled.",
+    )
 
 
 def dump_labels(labels: Labels) -> str:

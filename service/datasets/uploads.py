@@ -23,7 +23,7 @@ from data.layout import SampleKey, clean_name, is_frame, sample_key
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label
 from service.datasets.coco_labels import add_labels
-from service.datasets.labels import count_classes, dump_labels
+from service.datasets.labels import count_classes, dump_labels, size_mismatch
 from service.datasets.repository import (
     find_item,
     find_item_by_content,
@@ -297,15 +297,7 @@ def _label_conflict(
         )
     if size is None or item is None or (item.width, item.height) == size:
         return None
-    return rejected(
-        sample.name,
-        LabelError(
-            "label_size_mismatch",
-            f"The labels are for {size[0]}x{size[1]} px, the picture {item.name} has "
-            f"{item.width}x{item.height} px.",
-            hint="Upload the labels that were drawn on this picture; labels are never rescaled.",
-        ),
-    )
+    return rejected(sample.name, size_mismatch(size, item))
 
 
 def upload_order(names: Sequence[str]) -> list[int]:

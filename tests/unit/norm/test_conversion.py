@@ -15,6 +15,7 @@ from norm import (
     restore_batchnorm,
 )
 from norm.conversion import Kind
+from tests.unit.norm.conftest import CallCounter
 
 KINDS: list[Kind] = ["bn", "cbn", "brn", "gn", "frozen"]
 EXAMPLE = torch.zeros(1, 2, 8, 8)
@@ -139,18 +140,6 @@ def test_conversion_leaves_mode_statistics_and_random_state_as_they_were() -> No
     assert torch.equal(torch.rand(3), expected)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-
-
-class CallCounter(nn.Module):
-    calls: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return x
 
 
 def test_buffers_of_other_layers_are_put_back() -> None:

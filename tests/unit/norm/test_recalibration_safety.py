@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from norm import NormError, OptionError, RecalibrationError, recalibrate
+from tests.unit.norm.conftest import CallCounter
 
 
 def frames(count: int) -> Tensor:
@@ -20,20 +21,6 @@ def frames(count: int) -> Tensor:
 
 def split(frames: Tensor, size: int) -> list[Tensor]:
     return list(torch.split(frames, size))
-
-
-class CallCounter(nn.Module):
-    """A buffer that forward passes move, in eval mode as well."""
-
-    calls: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return x
 
 
 def network() -> nn.Sequential:

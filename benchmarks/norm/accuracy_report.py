@@ -198,27 +198,38 @@ def comparison_section(default: str, entries: Entries) -> list[str]:
         f"| set | batch | accumulated | {' | '.join(f'against {rival}' for rival in rivals)} |",
         "|---" * (3 + len(rivals)) + "|",
     ]
-    found: dict[str, list[Comparison]] = {rival: [] for rival in rivals}
+    found: dict[str, list[tuple[bool, Comparison]]] = {rival: [] for rival in rivals}
     rows = list(_comparison_rows(default, rivals, entries, found))
     if not rows:
         return [*lines[:2], f"{default} has no cell with a chosen learning rate yet."]
     lines += [*rows, ""]
-    return lines + [_summary(rival, comparisons) for rival, comparisons in found.items()]
+    for rival, comparisons in found.items():
+        alone = [comparison for is_alone, comparison in comparisons if is_alone]
+        others = [comparison for is_alone, comparison in comparisons if not is_alone]
+        lines += [
+            _summary(f"Against {rival}", alone + others),
+            "  " + _summary("At batch 1 with a step on every image", alone),
+            "  " + _summary("At larger batches or with accumulation", others),
+        ]
+    return lines
 
 
-def _summary(rival: str, comparisons: Sequence[Comparison]) -> str:
+def _summary(what: str, comparisons: Sequence[Comparison]) -> str:
     if not comparisons:
-        return f"- Against {rival}: nothing to compare."
+        return f"- {what}: nothing to compare."
     tally = Counter(comparison.verdict for comparison in comparisons)
     told = ", ".join(f"{outcome} in {count}" for outcome, count in sorted(tally.items()))
     mean = sum(comparison.difference.mean for comparison in comparisons) / len(comparisons)
-    return f"- Against {rival}: {told}; {mean:+.3f} on average."
+    return f"- {what}: {told}; {mean:+.3f} on average."
 
 
 def _comparison_rows(
-    default: str, rivals: Sequence[str], entries: Entries, comparisons: dict[str, list[Comparison]]
+    default: str,
+    rivals: Sequence[str],
+    entries: Entries,
+    comparisons: dict[str, list[tuple[bool, Comparison]]],
 ) -> Iterator[str]:
-    """Yield the table's rows, and add what they say to `comparisons`."""
+    """Yield the table's rows, and add what they say, and whether at batch 1 with a step on each."""
     for set_name in SETS:
         for batch, accumulate in columns(set_name):
             ours = cell_scores(Cell(set_name, default, batch, accumulate), entries)
@@ -231,7 +242,7 @@ def _comparison_rows(
                 if found is None:
                     texts.append("-")
                     continue
-                comparisons[rival].append(found)
+                comparisons[rival].append((batch == 1 and not accumulate, found))
                 error = found.difference.standard_error
                 spread = "" if error is None else f" ± {error:.3f}"
                 texts.append(f"{found.difference.mean:+.3f}{spread}, {found.verdict}")

@@ -280,6 +280,8 @@ def test_the_report_pairs_seeds_and_counts_diverged_runs_as_zero() -> None:
     section = "\n".join(comparison_section("cbn", entries))
     assert "| deeppcb_patches | 2 | no | +0.300 ± 0.200, better | - | - |" in section
     assert "- Against bn: better in 1; +0.300 on average." in section
+    assert "  - At batch 1 with a step on every image: nothing to compare." in section
+    assert "  - At larger batches or with accumulation: better in 1; +0.300 on average." in section
 
 
 def test_a_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,8 @@ class NormSpec(BaseModel):
     """Which normalization replaces batch normalization, and its options.
 
     Attributes:
-        kind: ``cbn``, ``brn``, ``bn``, ``gn`` or ``frozen``, see ``norm.convert_batchnorm``.
+        kind: ``cbn``, ``brn``, ``bn``, ``gn`` or ``frozen``, see ``norm.convert_batchnorm``; or
+            ``auto``, which `for_batch` makes one of them.
         window_size: ``cbn`` only: how many iterations are pooled.
         burn_in_steps: ``cbn`` only: optimizer steps before the window is used.
         variance: ``cbn`` only: ``centred`` or ``paper``.
@@ -80,7 +81,7 @@ class NormSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["cbn", "brn", "bn", "gn", "frozen"] = "cbn"
+    kind: Literal["auto", "cbn", "brn", "bn", "gn", "frozen"] = "auto"
     window_size: Annotated[int, Field(ge=1, le=64)] | None = None
     burn_in_steps: Annotated[int, Field(ge=0)] | None = None
     variance: Literal["centred", "paper"] | None = None
@@ -98,6 +99,16 @@ class NormSpec(BaseModel):
         if self.history == "exponential" and self.variance == "paper":
             raise ValueError("variance 'paper' is for history 'ring': leave one of them out")
         return self
+
+    def for_batch(self, batch_size: int) -> Self:
+        """Return the normalization in force for batches of so many frames.
+
+        ``auto`` is ``cbn`` for single frames and ``bn`` from two on, which is what the measured
+        accuracy speaks for (docs/decisions/0012).
+        """
+        if self.kind != "auto":
+            return self
+        return self.model_copy(update={"kind": "cbn" if batch_size == 1 else "bn"})
 
     @property
     def options(self) -> dict[str, Any]:

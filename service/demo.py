@@ -69,6 +69,7 @@ GPU_PLAN = DemoPlan(
     height_px=2000,
     job={
         "model": {"encoder": "resnet18"},
+        "norm": {"kind": "cbn"},
         "budget": {"max_epochs": 60, "max_minutes": 5},
         "early_stopping": None,
     },
@@ -87,6 +88,7 @@ CPU_PLAN = DemoPlan(
             "encoder_depth": 4,
             "decoder_channels": [64, 32, 16, 16],
         },
+        "norm": {"kind": "cbn"},
         "resolution": {"mode": "crop", "height_px": 256, "width_px": 256, "defect_rate": 0.7},
         # The marks run one way in every frame of the product; mirrored ones would be another.
         "augmentation": {"flips": False},

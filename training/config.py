@@ -111,6 +111,11 @@ class RunConfig(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
 
+    @property
+    def norm_in_force(self) -> NormSpec:
+        """What ``norm`` comes to at this batch size; never ``auto``."""
+        return self.norm.for_batch(self.batch_size)
+
 
 def read_config(path: Path) -> RunConfig:
     """Read a run's configuration.

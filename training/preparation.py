@@ -126,14 +126,16 @@ def _build_network(
         in_channels=channels,
         foreground_rate=measurements.foreground_rate,
     ).to(memory_format=torch.channels_last)
-    options = dict(config.norm.options)
-    if config.norm.kind == "brn":
+    norm = config.norm_in_force
+    assert norm.kind != "auto"  # `norm_in_force` has chosen.
+    options = dict(norm.options)
+    if norm.kind == "brn":
         # Batch Renormalization's schedule is scaled to the job's length.
         sizes = sizes_seen(train.items, config.resolution)
         _, options["total_steps"] = count_steps(sizes, config)
     side_px = 2 * config.model.stride_px
     example = torch.zeros(2, channels, side_px, side_px)
-    return convert_batchnorm(network, example, kind=config.norm.kind, **options)
+    return convert_batchnorm(network, example, kind=norm.kind, **options)
 
 
 def measure(dataset: FrameDataset) -> Measurements:

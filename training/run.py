@@ -134,7 +134,7 @@ def _finish(
     info = BundleInfo(
         classes=classes,
         model=config.model,
-        norm=config.norm,
+        norm=config.norm_in_force,
         preprocessing=prepared.preprocessing,
         operating_point=OperatingPoint(classes={}),
         dataset_digest=prepared.manifest.digest,
@@ -160,7 +160,8 @@ def _finish(
         "operating_point": point.model_dump(mode="json"),
         "parity": parity,
         "norm": {
-            "spec": config.norm.model_dump(exclude_none=True),
+            "asked": config.norm.kind,
+            "spec": config.norm_in_force.model_dump(exclude_none=True),
             **prepared.conversion.as_dict(),
         },
         "folding": frozen.fold_report.as_dict(),

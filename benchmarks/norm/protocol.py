@@ -113,6 +113,11 @@ METHODS: Mapping[str, Method] = {
     "cbn-medium": Method("cbn", {**STRICT, "d_max": 0.5, "r_max": 1.5}, on_request=True),
     "cbn-sampled": Method("cbn", {**STRICT, "slope_positions": 64}, on_request=True),
     "cbn-untaylored": Method("cbn", {**STRICT, "rho": 0.0}, on_request=True),
+    "cbn-tight": Method(
+        "cbn",
+        {**STRICT, "d_max": 0.25 / math.sqrt(2), "r_max": 1.25 ** (1 / math.sqrt(2))},
+        on_request=True,
+    ),
     "cbn-exponential-strict": Method("cbn", {**STRICT, **LONG}, on_request=True),
 }
 # What the tables call them.
@@ -130,6 +135,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "cbn-medium": "trust within 0.5 deviations and a factor of 1.5",
     "cbn-sampled": "the default with slopes from 64 positions in place of 1024",
     "cbn-untaylored": "the default without the Taylor step",
+    "cbn-tight": "trust within 0.25/sqrt(2) deviations and a factor of 1.25^(1/sqrt(2))",
     "cbn-exponential-strict": "the default's trust with an exponential window of 32",
 }
 DEFAULT_METHODS = tuple(name for name, method in METHODS.items() if not method.on_request)

@@ -95,7 +95,7 @@ class JobSpec(_Spec):
                 {
                     "version": "ver_1d3f5h7k9m2p4r6t",
                     "model": {"architecture": "unet", "encoder": "resnet18"},
-                    "norm": {"kind": "cbn"},
+                    "norm": {"kind": "auto"},
                     "resolution": {"mode": "native"},
                     "batch_size": 2,
                     "budget": {"max_epochs": 20, "max_minutes": 60},

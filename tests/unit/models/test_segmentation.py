@@ -64,4 +64,13 @@ def test_options_of_cbn_belong_to_cbn_alone() -> None:
     with pytest.raises(ValidationError, match="window_size"):
         NormSpec(kind="bn", window_size=4)
     with pytest.raises(ValidationError, match="history 'ring'"):
-        NormSpec(history="exponential", variance="paper")
+        NormSpec(kind="cbn", history="exponential", variance="paper")
+    with pytest.raises(ValidationError, match="window_size"):
+        NormSpec(window_size=4)
+
+
+def test_without_a_wish_single_frames_pool_a_window_and_larger_batches_do_not() -> None:
+    assert NormSpec().for_batch(1) == NormSpec(kind="cbn")
+    assert NormSpec().for_batch(2) == NormSpec(kind="bn")
+    wish = NormSpec(kind="cbn", window_size=4)
+    assert wish.for_batch(16) == wish

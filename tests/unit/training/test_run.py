@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from data import Manifest, SplitSpec, assign_splits, import_folder
 from data.synthetic import write_dataset
+from models import read_bundle_info
 from training.events import read_events
 from training.run import EXIT_FAILED, EXIT_LOCKED, execute
 from training.run_directory import RunDirectory
@@ -160,6 +161,20 @@ def test_the_report_tells_what_was_trained_and_on_what_it_rests(
     assert set(report["operating_point"]["classes"]) == set(CLASSES)
     assert report["baselines"]["all_background"]["dice"] == 0
     assert 0 < report["baselines"]["all_foreground"]["dice"] < 0.2
+
+
+@pytest.mark.parametrize(("batch_size", "kind"), [(1, "cbn"), (2, "bn")])
+def test_without_a_wish_the_normalization_suits_the_batch_and_report_and_bundle_name_it(
+    tmp_path: Path, frames: Path, batch_size: int, kind: str
+) -> None:
+    run = make_run(
+        tmp_path / "run", frames, norm={}, batch_size=batch_size, budget={"max_steps": 2}
+    )
+    assert finish(run) == 0
+    stated = json.loads(run.report.read_text())["norm"]
+    assert (stated["asked"], stated["spec"]) == ("auto", {"kind": kind})
+    assert {layer["kind"] for layer in stated["converted"]} <= {kind}
+    assert read_bundle_info(run.bundle).norm.kind == kind
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,14 @@ def load_latest_checkpoint(directory: Path) -> tuple[dict[str, Any] | None, list
     return None, damaged
 
 
+def discard_checkpoints_after(directory: Path, step: int) -> None:
+    """Remove the checkpoints of later steps, which nobody wants to go on from."""
+    for path in directory.glob(_PATTERN):
+        if int(path.stem.removeprefix("step_")) > step:
+            path.unlink()
+            path.with_suffix(".sha256").unlink(missing_ok=True)
+
+
 def _write_atomically(path: Path, content: bytes | memoryview) -> None:
     partial = path.with_suffix(path.suffix + ".partial")
     with partial.open("wb") as file:

@@ -3,7 +3,7 @@
 TrainingError
 ├── ConfigError      the configuration, or the data it names, can't be trained on
 ├── CheckpointError  no checkpoint on disk can be used
-├── DivergedError    the loss is no longer a number
+├── DivergedError    the loss or the gradient is no longer a number
 ├── ParityError      the frozen model does not answer as the trained one
 └── RunLockedError   another process is at work in the run's directory
 """
@@ -28,7 +28,7 @@ class CheckpointError(TrainingError):
 
 
 class DivergedError(TrainingError):
-    """The loss is no longer a number."""
+    """The loss or the gradient is no longer a number."""
 
 
 class ParityError(TrainingError):

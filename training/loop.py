@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,11 @@ from torch import Tensor, nn
 from models import Pixels, Preprocessing, frame_probabilities
 from norm import restore_batchnorm
 from training.batches import Batch, collate, count_steps, plan_epoch, sizes_seen
-from training.checkpoint import save_checkpoint
+from training.checkpoint import (
+    discard_checkpoints_after,
+    load_latest_checkpoint,
+    save_checkpoint,
+)
 from training.config import RunConfig
 from training.errors import DivergedError
 from training.evaluation import score_histograms, whole_frames
@@ -27,6 +32,8 @@ from training.run_directory import RunDirectory
 # Calibration frames are looked at about this often in a run, since on a CPU a look at whole frames
 # costs as much as many steps.
 LOOKS_A_RUN = 12
+# Rates eight times lower than asked for would train a network that nobody asked for.
+MOST_REWINDS = 3
 
 
 @dataclass
@@ -43,6 +50,8 @@ class LoopState:
     closed_epochs: int = 0
     padded_pixels: int = 0
     seen_pixels: int = 0
+    # Rewinds after a loss or gradient that was no number; each halves the learning rate.
+    rewinds: int = 0
     # Why training ended; empty while it goes on.
     ended_by: str = ""
 
@@ -56,13 +65,22 @@ class EvalForward:
         self._device = device
 
     def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
-        """Return (K, H, W) float32; the network's mode is restored."""
+        """Return (K, H, W) float32; the network's mode is restored.
+
+        Raises:
+            DivergedError: A probability is no number.
+        """
         was_training = self._network.training
         self._network.eval()
         try:
-            return frame_probabilities(self._network, pixels, self._preprocessing, self._device)[0]
+            answer = frame_probabilities(self._network, pixels, self._preprocessing, self._device)[
+                0
+            ]
         finally:
             self._network.train(was_training)
+        if not np.isfinite(answer).all():
+            raise diverged("probabilities", "in eval mode")
+        return answer
 
 
 class TrainingLoop:
@@ -97,21 +115,65 @@ class TrainingLoop:
             torch.cuda.set_rng_state(checkpoint["cuda_rng"], self.prepared.device)
 
     def train(self, progress: Progress) -> bool:
-        """Train to the end; return False if a cancel request ended it."""
+        """Train to the end; return False if a cancel request ended it.
+
+        Raises:
+            DivergedError: The loss or the gradient is no number, after `MOST_REWINDS` rewinds too.
+        """
         self.prepared.network.train()
+        if self.state.step == 0:
+            self._save(self.run.rewind_points)
         while not self.state.ended_by:
-            if self.epoch > self.state.closed_epochs or self._at_limit():
-                self._close_epoch()
-                continue
-            for batch in self._rest_of_epoch():
-                if self.run.cancel_requested:
+            try:
+                if self.epoch > self.state.closed_epochs or self._at_limit():
+                    self._close_epoch()
+                elif not self._train_rest_of_epoch(progress):
                     self._checkpoint()
                     return False
-                self._step(batch, progress)
-                if self._at_limit():
-                    break
+            except DivergedError as error:
+                self._rewind(error)
+                progress.rewound()
         self._checkpoint()
         return True
+
+    def _train_rest_of_epoch(self, progress: Progress) -> bool:
+        """Train to the epoch's end or a limit; return False if a cancel request came first."""
+        for batch in self._rest_of_epoch():
+            if self.run.cancel_requested:
+                return False
+            self._step(batch, progress)
+            if self._at_limit():
+                break
+        return True
+
+    def _rewind(self, error: DivergedError) -> None:
+        """Go back to where all was well, with half the learning rate; give up after some times.
+
+        That is the last look at the calibration frames, not the last checkpoint: weights that are
+        about to overflow are numbers still. The network's running statistics and windows go back
+        as well, since a forward pass that overflowed is in them.
+        """
+        elapsed_s = self.state.elapsed_s
+        checkpoint, _ = load_latest_checkpoint(self.run.rewind_points)
+        if checkpoint is None:
+            raise error
+        # A run that was killed while it rewound may not know of it.
+        rewinds = max(self.state.rewinds, checkpoint["state"]["rewinds"]) + 1
+        if rewinds > MOST_REWINDS:
+            raise error
+        self.resume(checkpoint)
+        self.state.rewinds = rewinds
+        # Time that was spent is spent, also under a limit on it.
+        self.state.elapsed_s = elapsed_s
+        self.events.warning(
+            error.code,
+            f"{error.detail}; back to step {self.state.step}, and on with the learning rate "
+            f"divided by {2**rewinds}",
+        )
+        # A run that is killed now resumes with the lower rate.
+        self._save(self.run.rewind_points)
+        discard_checkpoints_after(self.run.checkpoints, self.state.step)
+        self._save(self.run.checkpoints)
 
     def load_best(self) -> None:
         """Give the network the weights of its best look at the calibration frames.
@@ -151,16 +213,14 @@ class TrainingLoop:
         loss = self.prepared.loss(logits, batch.targets.to(device), batch.valid.to(device))
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise DivergedError(
-                "loss_not_finite",
-                f"the loss is {value} at step {state.step + 1}",
-                hint="use a lower optimizer.learning_rate or precision float32",
-            )
+            raise diverged("loss", f"at step {state.step + 1}")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(
+        gradient_norm = nn.utils.clip_grad_norm_(
             self.prepared.network.parameters(), self.config.optimizer.max_gradient_norm
         )
+        if not math.isfinite(float(gradient_norm)):
+            raise diverged("gradient", f"at step {state.step + 1}")
         self.optimizer.step()
         state.step += 1
         self._tick()
@@ -174,17 +234,18 @@ class TrainingLoop:
         """Return the rate of one step: linear warm-up, then a cosine to zero.
 
         Under a time limit the cosine follows whichever of steps and minutes is nearer its end, so
-        that a run cut by the clock has come to rest as well.
+        that a run cut by the clock has come to rest as well. Each rewind halves the rate.
         """
         section = self.config.optimizer
+        peak = section.learning_rate * 0.5**self.state.rewinds
         warmup = min(section.warmup_steps, self.steps_total // 4)
         if step < warmup:
-            return section.learning_rate * (step + 1) / (warmup + 1)
+            return peak * (step + 1) / (warmup + 1)
         rest = (step - warmup) / max(self.steps_total - warmup, 1)
         if self.config.budget.max_minutes is not None:
             elapsed = self.state.elapsed_s / (60 * self.config.budget.max_minutes)
             rest = min(max(rest, elapsed), 1.0)
-        return section.learning_rate * 0.5 * (1 + math.cos(math.pi * rest))
+        return peak * 0.5 * (1 + math.cos(math.pi * rest))
 
     def _tick(self) -> None:
         now_s = time.monotonic()
@@ -237,8 +298,15 @@ class TrainingLoop:
                 for name, tensor in prepared.network.state_dict().items()
                 if name in self._plain_names
             }
+        self._save(self.run.rewind_points)
 
     def _checkpoint(self) -> None:
+        """Save and say so, which tells whoever starts runs again that this attempt came further."""
+        self._save(self.run.checkpoints)
+        self.events.write("checkpoint", step=self.state.step)
+        self._checkpointed_s = time.monotonic()
+
+    def _save(self, directory: Path) -> None:
         state: dict[str, Any] = {
             "network": self.prepared.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -247,9 +315,16 @@ class TrainingLoop:
         }
         if self.prepared.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.prepared.device)
-        save_checkpoint(self.run.checkpoints, self.state.step, state)
-        self.events.write("checkpoint", step=self.state.step)
-        self._checkpointed_s = time.monotonic()
+        save_checkpoint(directory, self.state.step, state)
+
+
+def diverged(what: str, where: str) -> DivergedError:
+    """Return the error for a loss, a gradient or probabilities that are no numbers."""
+    return DivergedError(
+        f"{what}_not_finite",
+        f"the {what} came out as infinite or no number {where}",
+        hint="use a lower optimizer.learning_rate or precision float32",
+    )
 
 
 def plain_state_names(network: nn.Module) -> frozenset[str]:

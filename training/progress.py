@@ -52,6 +52,12 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
+    def rewound(self) -> None:
+        """Measure the pace anew: the next step may be an earlier one."""
+        self._started_at_step = None
+        self._started_s = time.monotonic()
+        self._losses.clear()
+
     def step(self, step: int, steps_total: int, epoch: int, loss: float) -> None:
         """Tell of one finished step; ``loss`` is averaged since the last event."""
         self._losses.append(loss)

@@ -99,6 +99,9 @@ def _explain(error: Exception) -> dict[str, str | None]:
 
 def _execute(run: RunDirectory, events: EventLog) -> bool:
     checkpoint, damaged = load_latest_checkpoint(run.checkpoints)
+    if checkpoint is None:
+        # A run that was killed while it rewound.
+        checkpoint, _ = load_latest_checkpoint(run.rewind_points)
     step = checkpoint["state"]["step"] if checkpoint else None
     events.write("started", pid=os.getpid(), resumed_from_step=step)
     for name in damaged:
@@ -206,6 +209,7 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "epochs": loop.epoch,
         "seconds": round(state.elapsed_s, 1),
         "ended_by": state.ended_by,
+        "rewinds": state.rewinds,
         "best_epoch": state.best_epoch,
         "calibration_dice": state.best_dice,
         "padded_pixel_share": state.padded_pixels / max(state.seen_pixels, 1),

@@ -36,6 +36,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def rewind_points(self) -> Path:
+        """Checkpoints at which the network was seen to answer with numbers."""
+        return self.path / "rewind_points"
+
+    @property
     def report(self) -> Path:
         """How it ended."""
         return self.path / "report.json"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from data import Manifest, SplitSpec, assign_splits, import_folder
 from data.synthetic import write_dataset
 from models import read_bundle_info
 from training.events import read_events
+from training.loop import MOST_REWINDS
 from training.run import EXIT_FAILED, EXIT_LOCKED, execute
 from training.run_directory import RunDirectory
 
@@ -77,10 +79,14 @@ def kinds(run: RunDirectory) -> list[str]:
 
 
 def wait_for_step(run: RunDirectory, step: int) -> None:
+    wait_for_event(run, "checkpoint", lambda event: event["step"] >= step)
+
+
+def wait_for_event(
+    run: RunDirectory, kind: str, suits: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> None:
     deadline = time.monotonic() + 200
-    while not any(
-        event["kind"] == "checkpoint" and event["step"] >= step for event in read_events(run.events)
-    ):
+    while not any(event["kind"] == kind and suits(event) for event in read_events(run.events)):
         assert time.monotonic() < deadline, (run.path / "log.txt").read_text()
         time.sleep(0.02)
 
@@ -112,6 +118,43 @@ def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
+
+
+def test_a_run_that_overflows_goes_back_and_on_with_a_lower_rate(
+    tmp_path: Path, frames: Path
+) -> None:
+    # At this rate weights grow by a factor of ten a step until no float32 holds them.
+    hot = {"optimizer": {"learning_rate": 1e5, "warmup_steps": 0}}
+    whole = make_run(tmp_path / "whole", frames, **hot)
+    assert finish(whole) == 0
+    training = json.loads(whole.report.read_text())["training"]
+    assert 1 <= training["rewinds"] <= MOST_REWINDS
+    assert training["steps"] == 21
+    warnings = [event for event in read_events(whole.events) if event["kind"] == "warning"]
+    assert len(warnings) == training["rewinds"]
+    assert f"divided by {2 ** training['rewinds']}" in warnings[-1]["detail"]
+    assert all(tensor.isfinite().all() for tensor in weights(whole).values())
+
+    killed = make_run(tmp_path / "killed", frames, **hot)
+    process = start(killed)
+    wait_for_event(killed, "warning")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert finish(killed) == 0
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(killed)[name]), name
+
+
+def test_a_run_that_overflows_at_every_rate_says_what_to_lower(
+    tmp_path: Path, frames: Path
+) -> None:
+    run = make_run(tmp_path / "run", frames, optimizer={"learning_rate": 1e8, "warmup_steps": 0})
+    assert finish(run) == EXIT_FAILED
+    *_, failed = read_events(run.events)
+    assert failed["code"] in ("loss_not_finite", "gradient_not_finite")
+    assert "optimizer.learning_rate" in failed["hint"]
+    assert kinds(run).count("warning") == MOST_REWINDS
+    assert not run.bundle.exists()
 
 
 def test_a_cancel_request_stops_the_run_and_a_later_start_goes_on(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -82,6 +83,13 @@ def wait_for_step(run: RunDirectory, step: int) -> None:
     wait_for_event(run, "checkpoint", lambda event: event["step"] >= step)
 
 
+def wait_for_checkpoints(run: RunDirectory, count: int) -> None:
+    deadline = time.monotonic() + 200
+    while kinds(run).count("checkpoint") < count:
+        assert time.monotonic() < deadline, (run.path / "log.txt").read_text()
+        time.sleep(0.02)
+
+
 def wait_for_event(
     run: RunDirectory, kind: str, suits: Callable[[dict[str, Any]], bool] = lambda _: True
 ) -> None:
@@ -118,6 +126,32 @@ def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_twenty_random_moments_ends_at_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, frames: Path
+) -> None:
+    long = {"budget": {"max_epochs": 16}}
+    whole = make_run(tmp_path / "whole", frames, **long)
+    assert finish(whole) == 0
+
+    killed = make_run(tmp_path / "killed", frames, **long)
+    moments = random.Random(20)  # noqa: S311 - nothing is kept secret by it.
+    for _ in range(20):
+        seen = kinds(killed).count("checkpoint")
+        process = start(killed)
+        if moments.random() < 0.25:
+            # While libraries load, the manifest is read or the network is built.
+            time.sleep(moments.uniform(0, 4))
+        else:
+            wait_for_checkpoints(killed, seen + moments.randint(1, 4))
+            time.sleep(moments.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert finish(killed) == 0
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(killed)[name]), name
 
 
 def test_a_run_that_overflows_goes_back_and_on_with_a_lower_rate(

@@ -1,7 +1,7 @@
 """Places in a frame that a file gives as decimals: computed exactly, rounded to float64 once.
 
 Pascal VOC counts from 1 and YOLO in parts of the frame, so what `Box` and `Polygon` keep has to be
-computed.  In float64 that loses the last bit of about half of all places, for good: no decimal that
+computed.  In float64 that loses the last bit of many places, for good: no decimal that
 such a reader rounds first, subtracts 1 from and rounds again comes back to them.
 """
 

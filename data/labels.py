@@ -36,8 +36,9 @@ class Polygon:
     points: tuple[tuple[float, float], ...]
 
     def __post_init__(self) -> None:
-        # JSON tells 1 from 1.0, and equal manifests must have equal bytes.
-        points = tuple((float(x), float(y)) for x, y in self.points)
+        # JSON tells 1 from 1.0 and -0.0 from 0.0, and equal manifests must have equal bytes. Adding
+        # 0.0 takes the sign off a zero.
+        points = tuple((float(x) + 0.0, float(y) + 0.0) for x, y in self.points)
         object.__setattr__(self, "points", points)
 
     @property
@@ -70,7 +71,7 @@ class Box:
     def __post_init__(self) -> None:
         # As for the points of a polygon.
         for name in ("x", "y", "width", "height"):
-            object.__setattr__(self, name, float(getattr(self, name)))
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)
 
     @property
     def area_px(self) -> float:

@@ -19,6 +19,10 @@ _ANNOTATION_KINDS: dict[str, Literal["labelme", "voc"]] = {".json": "labelme", "
 # labelImg writes the names of the classes beside YOLO labels.
 _CLASS_LIST = "classes"
 
+# What YOLO tools, and our export, keep beside frames and labels: the classes by number, and the
+# frames of each split.
+_YOLO_LISTS = frozenset({"data.yaml", "train.txt", "val.txt", "test.txt"})
+
 _MAX_NAME_BYTES = 255
 
 
@@ -84,6 +88,15 @@ def is_frame(path: str) -> bool:
         return sample_key(path).kind == "image"
     except LayoutError:
         return False
+
+
+def is_yolo_list(path: str) -> bool:
+    """Tell whether a file only says how a YOLO set is divided; `labels/train.txt` is a label."""
+    try:
+        sample_key(path)
+    except LayoutError:
+        return path.rpartition("/")[2] in _YOLO_LISTS
+    return False
 
 
 def _drop_label_folder(folders: list[str]) -> list[str]:

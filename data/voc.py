@@ -1,9 +1,10 @@
 """Pascal VOC annotation files (http://host.robots.ox.ac.uk/pascal/VOC/), read strictly."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
+from data.decimal_places import EXACT, extent, read_decimal
 from data.labels import Box, unknown_class
 from data.limits import MOST_LABELLED_PX
 from data.xml_tree import Element, read_xml
@@ -58,7 +59,7 @@ def read_voc(raw: bytes, *, name: str, classes: Sequence[str] | None) -> VocFile
 
 
 def _read_side(element: Element) -> int:
-    side = _read_number(element)
+    side = float(_read_number(element))
     if not 1 <= side <= MOST_LABELLED_PX or side != int(side):
         raise element.error(
             "label_field_type",
@@ -68,12 +69,9 @@ def _read_side(element: Element) -> int:
     return int(side)
 
 
-def _read_number(element: Element) -> float:
-    try:
-        number = float(element.text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+def _read_number(element: Element) -> Decimal:
+    number = read_decimal(element.text)
+    if number is None:
         raise element.error(
             "label_field_type",
             f"<{element.tag}> is {element.text[:40]!r}, not a number of pixels.",
@@ -94,22 +92,22 @@ def _read_object(found: Element, width: int, height: int, classes: Sequence[str]
     left, top, right, bottom = (
         _read_number(box.only(side)) for side in ("xmin", "ymin", "xmax", "ymax")
     )
-    left, right = _clip(box, left - 1, right, width, "x")
-    top, bottom = _clip(box, top - 1, bottom, height, "y")
-    return Box(label.text, left, top, right - left, bottom - top)
+    x, box_width = _clip(box, EXACT.subtract(left, Decimal(1)), right, width, "x")
+    y, box_height = _clip(box, EXACT.subtract(top, Decimal(1)), bottom, height, "y")
+    return Box(label.text, x, y, box_width, box_height)
 
 
-def _clip(box: Element, low: float, high: float, side: int, axis: str) -> tuple[float, float]:
-    """Return the box's extent along an axis, inside the frame."""
+def _clip(box: Element, begin: Decimal, end: Decimal, side: int, axis: str) -> tuple[float, float]:
+    """Return where the box begins along an axis and how long it is, inside the frame."""
+    low, high = float(begin), float(end)
     if low >= high:
         raise box.error(
             "box_empty",
             f"The box ends before it begins: {axis}min {low + 1:g}, {axis}max {high:g}.",
             "Draw the box again, or delete the object.",
         )
-    inside = max(low, 0.0), min(high, float(side))
-    moved = max(inside[0] - low, high - inside[1])
-    if moved > _EDGE_TOLERANCE_PX or inside[0] >= inside[1]:
+    inside = extent(begin, end, side)
+    if inside is None or max(-low, high - side) > _EDGE_TOLERANCE_PX:
         raise box.error(
             "box_outside_frame",
             f"Along {axis} the box reaches from {low + 1:g} to {high:g}, the frame to {side}.",

@@ -1,8 +1,9 @@
 """YOLO annotation files, one line an object (https://docs.ultralytics.com/datasets/), strictly."""
 
-import math
 from collections.abc import Sequence
+from decimal import Decimal
 
+from data.decimal_places import EXACT, extent, read_decimal
 from data.errors import LabelError
 from data.labels import Box, BoxLabels, GoodFrame, Polygon, PolygonLabels
 
@@ -42,14 +43,11 @@ class _Line:
             )
         return classes[int(index)]
 
-    def numbers(self) -> list[float]:
+    def numbers(self) -> list[Decimal]:
         values = []
         for text in self.columns[1:]:
-            try:
-                value = float(text)
-            except ValueError:
-                value = math.nan
-            if not math.isfinite(value):
+            value = read_decimal(text)
+            if value is None:
                 raise self.error(
                     "label_field_type",
                     f"{text[:40]!r} is not a number.",
@@ -120,32 +118,41 @@ def _decode(raw: bytes, name: str) -> str:
 
 
 def _read_box(
-    line: _Line, class_name: str, numbers: Sequence[float], width: int, height: int
+    line: _Line, class_name: str, numbers: Sequence[Decimal], width: int, height: int
 ) -> Box:
     x, y, box_width, box_height = numbers
     if box_width <= 0 or box_height <= 0:
         raise line.error(
             "box_empty",
-            f"The box is {box_width:g} wide and {box_height:g} high.",
+            f"The box is {float(box_width):g} wide and {float(box_height):g} high.",
             "Draw the box again, or delete the line.",
         )
-    left, right = (
-        _inside(line, x + side * box_width / 2, width, "box_outside_frame") for side in (-1, 1)
+    left, width_px = _side(line, x, box_width, width)
+    top, height_px = _side(line, y, box_height, height)
+    return Box(class_name, left, top, width_px, height_px)
+
+
+def _side(line: _Line, centre: Decimal, length: Decimal, side_px: int) -> tuple[float, float]:
+    """Return where a box begins along an axis and how long it is, in pixels inside the frame."""
+    half = EXACT.divide(length, Decimal(2))
+    low, high = (
+        EXACT.multiply(end, Decimal(side_px))
+        for end in (EXACT.subtract(centre, half), EXACT.add(centre, half))
     )
-    top, bottom = (
-        _inside(line, y + side * box_height / 2, height, "box_outside_frame") for side in (-1, 1)
-    )
-    if left >= right or top >= bottom:
+    for place in (low, high):
+        _check_inside(line, float(place), side_px, "box_outside_frame")
+    inside = extent(low, high, side_px)
+    if inside is None:
         raise line.error(
             "box_outside_frame",
             "The box lies outside the frame.",
             "Export the labels again for this picture, normalized.",
         )
-    return Box(class_name, left, top, right - left, bottom - top)
+    return inside
 
 
 def _read_outline(
-    line: _Line, class_name: str, numbers: Sequence[float], width: int, height: int
+    line: _Line, class_name: str, numbers: Sequence[Decimal], width: int, height: int
 ) -> Polygon:
     points = zip(numbers[::2], numbers[1::2], strict=True)
     return Polygon(
@@ -160,14 +167,18 @@ def _read_outline(
     )
 
 
-def _inside(line: _Line, part: float, side_px: int, code: str) -> float:
+def _inside(line: _Line, part: Decimal, side_px: int, code: str) -> float:
     """Return a coordinate in pixels, moved to the frame's edge if it lies barely outside."""
-    place = part * side_px
+    place = float(EXACT.multiply(part, Decimal(side_px)))
+    _check_inside(line, place, side_px, code)
+    return min(max(place, 0.0), float(side_px))
+
+
+def _check_inside(line: _Line, place: float, side_px: int, code: str) -> None:
     if not -_EDGE_TOLERANCE_PX <= place <= side_px + _EDGE_TOLERANCE_PX:
         raise line.error(
             code,
-            f"{part:g} of {side_px} px lies outside the frame; coordinates are parts of the frame, "
-            "0 to 1.",
+            f"{place / side_px:g} of {side_px} px lies outside the frame; coordinates are parts of "
+            "the frame, 0 to 1.",
             "Export the labels again for this picture, normalized.",
         )
-    return min(max(place, 0.0), float(side_px))

@@ -1,4 +1,4 @@
-"""The command line: ``hairline serve``, ``upload``, ``predict``, ``demo``, ``version``.
+"""The command line: ``hairline serve``, ``upload``, ``export``, ``predict``, ``demo``, ``version``.
 
 Everything heavy is imported inside the command that needs it, so that ``hairline --help`` answers
 at once.
@@ -83,7 +83,7 @@ def upload(
         found = list_folder(folder)
     except FileNotFoundError as error:
         raise _exit(f"{error}.") from error
-    with HairlineClient(url) as client, _upload_bar() as show:
+    with HairlineClient(url) as client, _byte_bar("upload") as show:
         try:
             dataset_id = _dataset_id(client, dataset, classes or None)
             done = upload_files(client, dataset_id, found, progress=show)
@@ -100,8 +100,8 @@ def upload(
 
 
 @contextmanager
-def _upload_bar() -> "Iterator[Callable[[int, int], None]]":
-    """Show how far an upload is, on a terminal only."""
+def _byte_bar(task_name: str) -> "Iterator[Callable[[int, int | None], None]]":
+    """Show how many bytes have gone over the line, on a terminal only."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -114,7 +114,7 @@ def _upload_bar() -> "Iterator[Callable[[int, int], None]]":
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("upload", total=None)
+        task = bar.add_task(task_name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -122,6 +122,30 @@ def _rejection(outcome: "FileOutcome") -> str:
     where = f" ({outcome.where})" if outcome.where else ""
     hint = f" {outcome.hint}" if outcome.hint else ""
     return f"{outcome.file}{where}: {outcome.detail}{hint}"
+
+
+@app.command()
+def export(
+    version: Annotated[str, typer.Argument(help="Id of a frozen version (ver_…).")],
+    form: Annotated[
+        str, typer.Option("--format", help="coco, labelme, masks, voc or yolo.")
+    ] = "coco",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Tar file to write; VERSION-FORMAT.tar without it."),
+    ] = None,
+    url: Url = _DEFAULT_URL,
+) -> None:
+    """Write a version's frames and labels to a tar file that other tools, or Hairline, read."""
+    from service.client import HairlineClient, HairlineError
+
+    target = output or Path(f"{version}-{form}.tar")
+    with HairlineClient(url) as client, _byte_bar("export") as show:
+        try:
+            client.export(version, form, target, progress=show)
+        except (HairlineError, OSError) as error:
+            raise _exit(f"{version} was not exported: {error}") from error
+    typer.echo(f"{target}: {target.stat().st_size} bytes")
 
 
 @app.command()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-from service.client_transport import HairlineError, JsonObject, Transport
+from service.client_transport import HairlineError, JsonObject, Progress, Transport
 from service.datasets.resources import (
     DatasetResource,
     ImportResource,
@@ -180,13 +180,24 @@ class HairlineClient:
         answer = self._transport.call("GET", path, params={"against": against})
         return VersionDiffResource.model_validate(answer)
 
-    def export(self, version_id: str, form: str, target: Path) -> None:
-        """Write a version to ``target`` as a tar archive; ``form`` is "coco" or "masks"."""
-        with target.open("wb") as file:
-            for chunk in self._transport.chunks(
-                f"/versions/{quote(version_id)}/export", {"format": form}
-            ):
-                file.write(chunk)
+    def export(
+        self,
+        version_id: str,
+        form: str,
+        target: Path,
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write a version to ``target`` as a tar archive, whole or not at all.
+
+        Args:
+            version_id: The version.
+            form: "coco", "labelme", "masks", "voc" or "yolo".
+            target: Is replaced when the archive is whole.
+            progress: Is told the bytes that have arrived, and those of the archive.
+        """
+        path, query = f"/versions/{quote(version_id)}/export", {"format": form}
+        self._transport.download(path, target, query, progress)
 
     def create_job(
         self, version_id: str, *, idempotency_key: str | None = None, **wishes: Any
@@ -274,10 +285,8 @@ class HairlineClient:
         return self._transport.call("GET", _model(model_id) + "/report")
 
     def download_bundle(self, model_id: str, target: Path) -> None:
-        """Write a model's bundle to ``target`` as a tar archive."""
-        with target.open("wb") as file:
-            for chunk in self._transport.chunks(_model(model_id) + "/bundle"):
-                file.write(chunk)
+        """Write a model's bundle to ``target`` as a tar archive, whole or not at all."""
+        self._transport.download(_model(model_id) + "/bundle", target)
 
     def deploy(self, name: str, model_id: str) -> DeploymentResource:
         """Serve a model under a name."""

@@ -1,13 +1,16 @@
 """How the client talks HTTP: requests, pages, server-sent events, and one error for all of it."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 JsonObject = dict[str, Any]
+# Bytes that have arrived, and those of the whole; None if the service does not say.
+Progress = Callable[[int, int | None], object]
 
 
 class HairlineError(Exception):
@@ -74,10 +77,26 @@ class Transport:
                 return
             params["cursor"] = page["next_cursor"]
 
-    def chunks(self, path: str, query: Mapping[str, Any] | None = None) -> Iterator[bytes]:
-        """Yield the body of an answer piece by piece."""
-        with self._stream(path, {}, query) as response:
-            yield from response.iter_bytes()
+    def download(
+        self,
+        path: str,
+        target: Path,
+        query: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write the body of an answer to a file, which is replaced when the body is whole."""
+        partial = target.with_name(target.name + ".part")
+        try:
+            with self._stream(path, {}, query) as response, partial.open("wb") as file:
+                length = response.headers.get("Content-Length")
+                total = None if length is None else int(length)
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+                    if progress is not None:
+                        progress(file.tell(), total)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def events(self, path: str, last_event_id: int) -> Iterator[JsonObject]:
         """Yield server-sent events as ``{"kind": …, **data}`` until the stream ends."""

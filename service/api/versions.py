@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from data import Manifest, SplitSpec
-from data.export import ExportFormat, export_files, tar_stream
+from data.export import ExportFormat, export_files, tar_size, tar_stream
 from data.health import DEFAULT_STRIDE_PX, check_health
 from data.manifest_diff import diff_manifests
 from service.api.dependencies import EngineDependency, ReadSession, StorageDependency
@@ -225,12 +225,12 @@ def export_version(
     version = get_version(session, version_id)
     manifest = Manifest.read(storage.manifest_path(version.digest))
     files = export_files(manifest, storage.root, form)
-    disposition = f'attachment; filename="{version.id}-{form}.tar"'
-    return StreamingResponse(
-        tar_stream(files),
-        media_type="application/x-tar",
-        headers={"Content-Disposition": disposition},
-    )
+    headers = {
+        "Content-Disposition": f'attachment; filename="{version.id}-{form}.tar"',
+        # By it a client tells how far it is, and an archive that was cut off from a whole one.
+        "Content-Length": str(tar_size(files)),
+    }
+    return StreamingResponse(tar_stream(files), media_type="application/x-tar", headers=headers)
 
 
 def _created(code: int, answer: dict[str, Any]) -> JSONResponse:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from data import ArchiveError, DataError
 from data.archive import ArchiveMember, open_archive
-from data.layout import is_frame
+from data.layout import is_frame, is_yolo_list
 from service.database.engine import session_factory
 from service.database.tables import Import
 from service.datasets.repository import get_dataset
@@ -198,7 +198,7 @@ def _frames_first(path: Path) -> Iterator[ArchiveMember]:
 def _members(path: Path) -> Iterator[ArchiveMember]:
     for member in open_archive(path):
         *folders, name = member.name.split("/")
-        if not ("__MACOSX" in folders or name in _LITTER):
+        if not ("__MACOSX" in folders or name in _LITTER or is_yolo_list(member.name)):
             yield member
 
 

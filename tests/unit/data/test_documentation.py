@@ -17,7 +17,7 @@ RAISERS = {
 
 def codes_in_source(callers: set[str]) -> set[str]:
     codes = set()
-    for path in (ROOT / "data").glob("*.py"):
+    for path in (ROOT / "data").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and node.args:
                 name = node.func.id if isinstance(node.func, ast.Name) else ""

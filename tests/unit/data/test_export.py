@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,10 +20,12 @@ from data import (
     MaskLabels,
     Polygon,
     PolygonLabels,
+    SplitName,
     open_archive,
+    sample_key,
 )
 from data.coco import read_coco
-from data.export import COCO_NAME, ExportFormat, export_files, tar_stream
+from data.export import COCO_NAME, ExportFormat, export_files, tar_size, tar_stream
 from data.storage import sha256_hex
 
 CLASSES = ("Riß", "pit")
@@ -33,7 +36,7 @@ PICTURE = b"a picture, as far as an export knows"
 def item(name: str, labels: Any) -> Item:
     return Item(
         name=name,
-        key=name,
+        key=sample_key(name).key,
         file="blobs/picture",
         sha256=sha256_hex(PICTURE),
         width=WIDTH,
@@ -48,7 +51,9 @@ def item(name: str, labels: Any) -> Item:
 
 def exported(manifest: Manifest, root: Path, form: ExportFormat) -> dict[str, bytes]:
     archive = root / "export.tar"
-    archive.write_bytes(b"".join(tar_stream(export_files(manifest, root, form))))
+    files = export_files(manifest, root, form)
+    archive.write_bytes(b"".join(tar_stream(files)))
+    assert archive.stat().st_size == tar_size(files)
     return {member.name: member.open().read() for member in open_archive(archive)}
 
 
@@ -109,24 +114,62 @@ def test_an_export_of_masks_keeps_the_files_and_blanks_the_good_frames(root: Pat
     assert exported(manifest, root, "masks") == files
 
 
+MASK = MaskLabels("blobs/mask", "0" * 64, (1,))
+BOX = BoxLabels((Box("pit", 1, 1, 2, 2),))
+OUTLINE = PolygonLabels((Polygon("pit", ((1, 1), (2, 1), (2, 2))),))
+
+
 @pytest.mark.parametrize(
-    ("form", "labels"),
+    ("form", "labels", "remedy"),
     [
-        ("coco", MaskLabels("blobs/mask", "0" * 64, (1,))),
-        ("masks", BoxLabels((Box("pit", 1, 1, 2, 2),))),
-        ("masks", PolygonLabels((Polygon("pit", ((1, 1), (2, 1), (2, 2))),))),
+        ("coco", (MASK,), "masks"),
+        ("labelme", (BOX,), "coco or voc or yolo"),
+        ("labelme", (OUTLINE, BOX), "coco or yolo"),
+        ("masks", (BOX,), "coco or voc or yolo"),
+        ("masks", (OUTLINE,), "coco or labelme or yolo"),
+        ("voc", (OUTLINE,), "coco or labelme or yolo"),
+        ("yolo", (MASK,), "masks"),
+        ("yolo", (OUTLINE, MASK), "No format holds masks beside"),
     ],
 )
 def test_what_a_format_cannot_hold_exactly_is_refused_with_the_one_that_can(
-    root: Path, form: ExportFormat, labels: Any
+    root: Path, form: ExportFormat, labels: tuple[Any, ...], remedy: str
 ) -> None:
-    manifest = Manifest(
-        "segmentation", CLASSES, (item("a.png", GoodFrame()), item("b.png", labels))
-    )
+    items = [item(f"b{index}.png", label) for index, label in enumerate(labels)]
+    manifest = Manifest("segmentation", CLASSES, (item("a.png", GoodFrame()), *items))
     with pytest.raises(LabelError) as caught:
         export_files(manifest, root, form)
-    assert (caught.value.code, caught.value.file) == ("export_unfit", "b.png")
+    assert caught.value.code == "export_unfit"
+    assert (caught.value.file or "").startswith("b")
+    assert remedy in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "labels"),
+    [
+        # A class whose name XML can't carry, shapes that reach out of the frame.
+        ("voc", "a.png", BoxLabels((Box("p\x01it", 1, 1, 2, 2),))),
+        ("voc", "a.png", BoxLabels((Box("pit ", 1, 1, 2, 2),))),
+        ("voc", "a.png", BoxLabels((Box("pit", 90, 1, 7, 2),))),
+        ("yolo", "a.png", BoxLabels((Box("pit", -0.25, 1, 7, 2),))),
+        ("yolo", "a.png", PolygonLabels((Polygon("pit", ((1, 1), (2, 2))),))),
+        ("labelme", "a.png", PolygonLabels((Polygon("pit", ((1, 1), (2, 2), (97, 2))),))),
+        # Names that the label files would not find back.
+        ("yolo", "classes.png", OUTLINE),
+        ("labelme", "a" * 251 + ".png", OUTLINE),
+        ("masks", "a" * 250 + ".png", GoodFrame()),
+    ],
+)
+def test_a_frame_that_would_come_back_as_another_is_named(
+    root: Path, form: ExportFormat, name: str, labels: Any
+) -> None:
+    classes = (*CLASSES, "p\x01it", "pit ")
+    manifest = Manifest("segmentation", classes, (item("z.png", GoodFrame()), item(name, labels)))
+    with pytest.raises(LabelError) as caught:
+        export_files(manifest, root, form)
+    assert (caught.value.code, caught.value.file) == ("export_unfit", name)
     assert caught.value.hint
+    assert len(caught.value.detail) < 300
 
 
 def test_a_stored_file_that_changed_or_is_gone_ends_the_export(root: Path) -> None:
@@ -136,3 +179,52 @@ def test_a_stored_file_that_changed_or_is_gone_ends_the_export(root: Path) -> No
     gone = dataclasses.replace(item("a.png", GoodFrame()), file="blobs/none")
     with pytest.raises(DataError, match="is gone"):
         export_files(Manifest("detection", CLASSES, (gone,)), root, "coco")
+
+
+def test_labels_lie_where_their_tools_look_for_them(root: Path) -> None:
+    names = ("lot/images/a.png", "images/b.c.png", "data/d.png", "images/data/e.png")
+    manifest = Manifest("detection", CLASSES, tuple(item(name, GoodFrame()) for name in names))
+    yolo = exported(manifest, root, "yolo")
+    assert {name for name in yolo if name.endswith(".txt")} == {
+        "lot/labels/a.txt",
+        "labels/b.c.txt",
+        "labels/d.txt",
+        "labels/images/e.txt",
+    }
+    assert set(exported(manifest, root, "voc")) - set(names) == {
+        "lot/images/a.xml",
+        "images/b.c.xml",
+        "data/d.xml",
+        "images/data/e.xml",
+    }
+
+
+def test_yolo_tools_are_told_the_classes_and_the_splits(root: Path) -> None:
+    classes = ("Riß", "no", "a: b", "😀 #1")
+    splits: dict[str, SplitName] = {
+        "images/ä b.png": "train",
+        "images/c.png": "calibration",
+        "images/d.png": "train",
+    }
+    items = [
+        dataclasses.replace(item(name, GoodFrame()), split=split) for name, split in splits.items()
+    ]
+    files = exported(Manifest("detection", classes, tuple(items)), root, "yolo")
+    assert yaml.safe_load(files["data.yaml"]) == {
+        "train": "train.txt",
+        "val": "val.txt",
+        "names": dict(enumerate(classes)),
+    }
+    assert files["train.txt"].decode() == "./images/d.png\n./images/ä b.png\n"
+    assert files["val.txt"].decode() == "./images/c.png\n"
+    assert "test.txt" not in files
+
+
+def test_round_numbers_are_written_as_tools_write_them(root: Path) -> None:
+    manifest = Manifest(
+        "detection", CLASSES, (item("a.png", BoxLabels((Box("pit", 12, 8, 24, 16.5),))),)
+    )
+    voc = exported(manifest, root, "voc")["a.xml"].decode()
+    for corner in ("<xmin>13<", "<ymin>9<", "<xmax>36<", "<ymax>24.5<"):
+        assert corner in voc
+    assert exported(manifest, root, "yolo")["labels/a.txt"] == b"1 0.25 0.25390625 0.25 0.2578125\n"

@@ -132,21 +132,3 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
         with pytest.raises(LayoutError) as caught:
             import_folder(folder)
         assert caught.value.code == code
-
-
-@pytest.mark.datasets
-def test_the_ball_screw_set_is_read_whole(datasets_dir: Path) -> None:
-    imported = import_folder(datasets_dir / "bsdata", unlabelled="good", root=datasets_dir)
-    assert imported.classes == ("Pitting",)
-    assert imported.problems == ()
-    assert len(imported.items) == 185
-    assert sum(item.is_defective for item in imported.items) == 110
-    assert len(import_folder(datasets_dir / "bsdata").problems) == 75
-
-
-@pytest.mark.datasets
-def test_the_weld_set_is_read_whole(datasets_dir: Path) -> None:
-    imported = import_folder(datasets_dir / "weld_seg", classes=["defect"])
-    assert imported.problems == ()
-    assert len(imported.items) == 118
-    assert all(item.is_defective for item in imported.items)

@@ -126,3 +126,8 @@ def test_labels_without_a_defect_are_a_good_frame() -> None:
     assert labels_from_mask(empty, file="m.png", sha256="") == GoodFrame()
     assert not is_defective(GoodFrame())
     assert rasterize(GoodFrame(), 50, 40, CLASSES, None).shape == (40, 50, 2)
+
+
+def test_a_negative_zero_is_kept_as_zero_so_that_equal_labels_have_equal_bytes() -> None:
+    assert str(Box("pit", -0.0, 1, 2, 3).x) == "0.0"
+    assert str(Polygon("pit", ((-0.0, 1), (2, 1), (2, 2))).points[0][0]) == "0.0"

@@ -152,3 +152,8 @@ def test_the_boards_of_hripcb_are_read_with_every_box(datasets_dir: Path) -> Non
     assert len(boxes) == 66
     # The defects were painted 40 to 130 px long.
     assert all(20 <= max(box.width, box.height) <= 200 for box in boxes)
+
+
+def test_decimals_are_rounded_once() -> None:
+    (box,) = read(document(shape(xmin="1.1", xmax="10.3"))).boxes
+    assert (box.x, box.width) == (0.1, 10.2)

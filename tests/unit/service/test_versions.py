@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from sqlalchemy import Engine
 
 from data import Box, BoxLabels, Manifest, MaskLabels, PolygonLabels, rasterize
-from service.datasets.imports import run_import
 from service.settings import Settings
 from service.storage import Storage
 
@@ -201,37 +199,6 @@ def test_two_versions_are_compared_frame_by_frame(client: TestClient, pictures: 
     missing = client.get(f"/versions/{newer}/diff?against=ver_none")
     assert (missing.status_code, missing.json()["code"]) == (404, "version_not_found")
     assert client.get(f"/versions/{newer}/diff").status_code == 422
-
-
-@pytest.mark.parametrize("form", ["coco", "masks"])
-def test_an_export_imported_again_is_the_same_version(
-    client: TestClient, pictures: Any, engine: Engine, settings: Settings, form: str
-) -> None:
-    dataset = _create(client, ["scratch", "pit"])
-    for seed in range(6):
-        files = [(f"lot {seed % 2}/images/{seed}.png", pictures.frame(seed))]
-        if form == "masks":
-            files.append((f"lot {seed % 2}/masks/{seed}.png", pictures.mask(value=seed % 3)))
-        elif seed % 3:
-            label = pictures.voc() if seed % 2 else pictures.labelme("x")
-            suffix = "xml" if seed % 2 else "json"
-            files.append((f"lot {seed % 2}/images/{seed}.{suffix}", label))
-        _send(client, dataset, *files)
-    version = _freeze(client, dataset, unlabelled="good").json()
-    export = client.get(f"/versions/{version['id']}/export?format={form}")
-    assert export.status_code == 200
-    assert export.headers["content-type"] == "application/x-tar"
-    other = "masks" if form == "coco" else "coco"
-    refused = client.get(f"/versions/{version['id']}/export?format={other}")
-    assert (refused.status_code, refused.json()["code"]) == (422, "export_unfit")
-
-    body = {"name": "copy", "task": "segmentation", "classes": ["scratch", "pit"]}
-    copy = client.post("/datasets", json=body).json()["id"]
-    queued = client.put(f"/datasets/{copy}/archive", content=export.content).json()
-    storage = Storage(settings.storage_dir)
-    run_import(engine, storage, settings, queued["import"]["id"])
-    again = _freeze(client, copy, unlabelled="reject").json()
-    assert again["digest"] == version["digest"]
 
 
 @pytest.mark.parametrize(("task", "warned"), [("segmentation", True), ("detection", False)])

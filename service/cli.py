@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from service.client import HairlineClient
     from service.errors import FileOutcome
+    from service.folder_upload import FolderFiles
     from service.resources import Prediction
 
 app = typer.Typer(
@@ -61,8 +62,12 @@ def serve(
 
 @app.command()
 def upload(
-    folder: Annotated[
-        Path, typer.Argument(help="Frames with masks, COCO, LabelMe, VOC or YOLO files.")
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of frames with masks, COCO, LabelMe, VOC or YOLO files, or a zip, tar, "
+            "tar.gz or tar.zst archive of one."
+        ),
     ],
     dataset: Annotated[str, typer.Option(help="Name of the data set; created if it is new.")],
     classes: Annotated[
@@ -75,28 +80,66 @@ def upload(
     ] = None,
     url: Url = _DEFAULT_URL,
 ) -> None:
-    """Upload a folder of frames and labels; run it again to go on where it was cut off."""
+    """Upload a folder or an archive; run it again to go on where it was cut off."""
     from service.client import HairlineClient, HairlineError
-    from service.folder_upload import list_folder, upload_files
+    from service.folder_upload import list_folder
 
     try:
-        found = list_folder(folder)
+        found = None if source.is_file() else list_folder(source)
     except FileNotFoundError as error:
         raise _exit(f"{error}.") from error
-    with HairlineClient(url) as client, _byte_bar("upload") as show:
+    with HairlineClient(url) as client:
         try:
             dataset_id = _dataset_id(client, dataset, classes or None)
-            done = upload_files(client, dataset_id, found, progress=show)
+            if found is None:
+                rejected = _send_archive(client, dataset_id, source)
+            else:
+                rejected = _send_folder(client, dataset_id, found)
         except HairlineError as error:
             raise _exit(f"{error}. Run the same command again to go on.") from error
+        except OSError as error:
+            raise _exit(f"{source} can't be read: {error}") from error
+    if rejected:
+        raise typer.Exit(1)
+
+
+def _send_folder(client: "HairlineClient", dataset_id: str, found: "FolderFiles") -> bool:
+    """Upload a folder's files and say what became of them; True if any was rejected."""
+    from service.folder_upload import upload_files
+
+    with _byte_bar("upload") as show:
+        done = upload_files(client, dataset_id, found, progress=show)
     for outcome in done.rejected:
         typer.echo(_rejection(outcome), err=True)
     there = done.files - len(done.rejected)
     typer.echo(
         f"{dataset_id}: {there} of {done.files} files are there, {done.known} of them were before"
     )
-    if done.rejected:
-        raise typer.Exit(1)
+    return bool(done.rejected)
+
+
+def _send_archive(client: "HairlineClient", dataset_id: str, archive: Path) -> bool:
+    """Upload an archive, wait for its import and say what became of it; True if not all is well."""
+    with _byte_bar("upload") as show:
+        upload = client.upload_archive(dataset_id, archive, progress=show)
+    import_id = upload.queued.id
+    with _import_bar() as show_files:
+        ended = client.wait_for_import(
+            dataset_id, import_id, on_change=lambda now: show_files(now.done, now.total)
+        )
+    for outcome in ended.rejected:
+        typer.echo(_rejection(outcome), err=True)
+    if ended.error is not None:
+        hint = f" {ended.error.hint}" if ended.error.hint else ""
+        typer.echo(f"{import_id} failed: {ended.error.detail}{hint}", err=True)
+    taken = ended.done - len(ended.rejected)
+    typer.echo(f"{dataset_id}: {import_id} took in {taken} of {ended.total} files")
+    if upload.sent_bytes == 0:
+        typer.echo(
+            f"Nothing was sent: the archive was there by {ended.created_at:%Y-%m-%d %H:%M} UTC. "
+            "To import it once more, touch the file."
+        )
+    return ended.status != "succeeded"
 
 
 @contextmanager
@@ -115,6 +158,19 @@ def _byte_bar(task_name: str) -> "Iterator[Callable[[int, int | None], None]]":
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(task_name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _import_bar() -> "Iterator[Callable[[int, int | None], None]]":
+    """Show how many files of an archive have been dealt with, on a terminal only."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("import"), BarColumn(), MofNCompleteColumn(), TextColumn("files"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("import", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
+from service.archive_upload import ArchiveUpload, Patience, send_archive
 from service.client_transport import HairlineError, JsonObject, Progress, Transport
 from service.datasets.resources import (
     DatasetResource,
@@ -117,18 +118,58 @@ class HairlineClient:
             answer = self._transport.call("POST", _dataset(dataset_id, "images"), files=parts)
         return UploadResource.model_validate(answer)
 
-    def upload_archive(self, dataset_id: str, archive: Path) -> ImportResource:
-        """Send a zip or tar archive; `archive_import` tells how far its import is."""
-        headers = {"Content-Length": str(archive.stat().st_size)}
-        with archive.open("rb") as file:
-            path = _dataset(dataset_id, "archive")
-            answer = self._transport.call("PUT", path, content=file, headers=headers)
-        return ImportResource.model_validate(answer["import"])
+    def upload_archive(
+        self,
+        dataset_id: str,
+        archive: Path,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        patience_s: float = _DEFAULT_TIMEOUT_S,
+    ) -> ArchiveUpload:
+        """Send a zip or tar archive in pieces; `wait_for_import` tells what becomes of it.
+
+        A cut connection and a service that restarts are waited for.  Call it again after an error
+        or a kill: it goes on.  ``progress`` is told the bytes that are there and those of all;
+        after ``patience_s`` without progress the last error is raised.
+        """
+        return send_archive(
+            self._transport,
+            _dataset(dataset_id),
+            dataset_id,
+            archive,
+            progress=progress,
+            patience_s=patience_s,
+        )
 
     def archive_import(self, dataset_id: str, import_id: str) -> ImportResource:
         """Return how far an archive is."""
         path = _dataset(dataset_id, "imports", import_id)
         return ImportResource.model_validate(self._transport.call("GET", path))
+
+    def wait_for_import(
+        self,
+        dataset_id: str,
+        import_id: str,
+        *,
+        on_change: Callable[[ImportResource], None] | None = None,
+        poll_s: float = 0.5,
+        patience_s: float = _DEFAULT_TIMEOUT_S,
+    ) -> ImportResource:
+        """Return an import when it has ended; a service that restarts is waited for."""
+        last, patience = None, Patience(patience_s)
+        while True:
+            try:
+                found = self.archive_import(dataset_id, import_id)
+            except HairlineError as error:
+                patience.wait(error)
+                continue
+            patience.renew()
+            if on_change is not None and found != last:
+                on_change(found)
+            if found.has_ended:
+                return found
+            last = found
+            time.sleep(poll_s)
 
     def items(self, dataset_id: str) -> Iterator[ItemResource]:
         """Yield a data set's frames."""

@@ -1,7 +1,7 @@
 """How the client talks HTTP: requests, pages, server-sent events, and one error for all of it."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,15 +49,25 @@ class Transport:
         """Close the connections."""
         self._http.close()
 
-    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Return the answer to a request; ``options`` are httpx's."""
+    def send(
+        self, method: str, path: str, *, accepted: Collection[int] = (), **options: Any
+    ) -> httpx.Response:
+        """Return the answer to a request.
+
+        Args:
+            method: HTTP's.
+            path: Below the service's address.
+            accepted: Statuses besides 2xx that are no errors.
+            options: httpx's.
+        """
         with _transport_errors():
             response = self._http.request(method, path, **options)
-        _check(response)
+        if response.status_code not in accepted:
+            _check(response)
         return response
 
     def call(self, method: str, path: str, **options: Any) -> JsonObject:
-        """Return the JSON object that answers a request."""
+        """Return the JSON object that answers a request; ``options`` are those of `send`."""
         response = self.send(method, path, **options)
         try:
             answer = response.json()

@@ -43,7 +43,7 @@ class Storage:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             for folder in ("blobs", "manifests", "runs", "bundles", "spool"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
 
@@ -70,7 +70,7 @@ class Storage:
         target = self.manifest_path(digest)
         with self._spooled(lambda _file: None) as spooled:
             write(spooled)
-            _flush(spooled)
+            flush_to_disk(spooled)
             self._publish(spooled, target)
         return target
 
@@ -89,7 +89,7 @@ class Storage:
             StorageError: A row names the blob but the disk does not have it, or fails.
         """
         path = self.blob_path(sha256)
-        with _disk_errors(path):
+        with disk_errors(path):
             return path.read_bytes()
 
     def manifest_path(self, digest: str) -> Path:
@@ -151,7 +151,7 @@ class Storage:
     @contextlib.contextmanager
     def _spooled(self, write: Callable[[BinaryIO], object]) -> Iterator[Path]:
         path = self.spool_dir / f"{secrets.token_hex(16)}.part"
-        with _disk_errors(path):
+        with disk_errors(path):
             try:
                 with path.open("xb") as file:
                     write(file)
@@ -167,7 +167,7 @@ class Storage:
         target.parent.mkdir(exist_ok=True)
         spooled.replace(target)
         # The rename itself is durable only once its directory is.
-        _flush(target.parent)
+        flush_to_disk(target.parent)
 
 
 class _HashingCopy:
@@ -202,7 +202,8 @@ def _checked_id(identifier: str) -> str:
     return identifier
 
 
-def _flush(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -211,7 +212,8 @@ def _flush(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an operating system's error about ``path`` into a StorageError with a remedy."""
     try:
         yield
     except OSError as error:

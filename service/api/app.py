@@ -21,17 +21,17 @@ from service.api import (
     problems,
     versions,
 )
+from service.api.archive_pieces import ArchivePieces
 from service.api.request_id import RequestIdMiddleware
 from service.database import migrate
 from service.database.engine import open_engine, session_factory
-from service.datasets.imports import clear_archives
+from service.datasets.imports import ABANDONED_AFTER_S
 from service.inference import InferenceEngine
 from service.settings import Settings
 from service.storage import Storage
 
 # A decoded 16-bit colour frame at the pixel limit takes 600 MB; more uploads than this wait.
 _PARALLEL_INGESTS = 2
-_ABANDONED_AFTER_S = 24 * 3600
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.read_sessions = session_factory(app.state.engine, writes=False)
     app.state.write_sessions = session_factory(app.state.engine)
     app.state.inference = InferenceEngine(app.state.storage, settings.device)
+    app.state.archive_pieces = ArchivePieces(app.state.engine, app.state.storage, settings)
     app.state.ingest_limiter = anyio.CapacityLimiter(_PARALLEL_INGESTS)
     problems.install(app)
     app.add_middleware(RequestIdMiddleware)
@@ -94,6 +95,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _clear_abandoned(app: FastAPI) -> None:
-    older_than = time.time() - _ABANDONED_AFTER_S
-    app.state.storage.clear_spool(older_than=older_than)
-    clear_archives(app.state.engine, app.state.storage, older_than=older_than)
+    app.state.storage.clear_spool(older_than=time.time() - ABANDONED_AFTER_S)
+    app.state.archive_pieces.clear_abandoned()

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.api.archive_pieces import ArchivePieces
 from service.inference import InferenceEngine
 from service.settings import Settings
 from service.storage import Storage
@@ -28,6 +29,12 @@ def get_engine(request: Request) -> Engine:
     """Return the installation's database."""
     engine: Engine = request.app.state.engine
     return engine
+
+
+def get_archive_pieces(request: Request) -> ArchivePieces:
+    """Return what takes in archives piece by piece."""
+    pieces: ArchivePieces = request.app.state.archive_pieces
+    return pieces
 
 
 def get_inference(request: Request) -> InferenceEngine:
@@ -57,6 +64,7 @@ def get_session(request: Request) -> Iterator[Session]:
 # row, and a commit that fails is answered as the failure it is.
 ReadSession = Annotated[Session, Depends(get_read_session, scope="function")]
 WriteSession = Annotated[Session, Depends(get_session, scope="function")]
+ArchivePiecesDependency = Annotated[ArchivePieces, Depends(get_archive_pieces)]
 EngineDependency = Annotated[Engine, Depends(get_engine)]
 InferenceDependency = Annotated[InferenceEngine, Depends(get_inference)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]

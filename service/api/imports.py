@@ -2,82 +2,168 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Request, Response, status
+from fastapi import APIRouter, Header, Request, Response, status
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 
+from service.api.archive_pieces import read_piece, read_repr_digest
 from service.api.dependencies import (
+    ArchivePiecesDependency,
     EngineDependency,
     ReadSession,
     SettingsDependency,
     StorageDependency,
 )
-from service.database.tables import Import
-from service.datasets.imports import get_import, queue_import
+from service.api.idempotency import IdempotencyKey
+from service.datasets.imports import get_import, import_resource, queue_import
 from service.datasets.resources import ImportResource
+from service.errors import InvalidRequest
 
 router = APIRouter(prefix="/datasets/{dataset_id}", tags=["data sets"])
+
+# A sender whose cable was pulled never says goodbye, and would keep others from going on.
+_SILENCE_S = 60.0
+
+_MEDIA_TYPES = (
+    "application/zip",
+    "application/x-tar",
+    "application/gzip",
+    "application/zstd",
+    "application/octet-stream",
+)
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_ARCHIVE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "A zip, tar, tar.gz or tar.zst file as the request's body, or a piece of "
+        "one. Its content decides what it is, not the type named here.",
+        "content": dict.fromkeys(_MEDIA_TYPES, _BINARY),
+    }
+}
+_PIECES: dict[int | str, dict[str, Any]] = {
+    308: {
+        "description": "More is to come: `Range` says what is there (no `Range`: nothing yet)",
+        "headers": {
+            "Range": {
+                "description": "`bytes=0-LAST`; go on from `LAST + 1`.",
+                "schema": {"type": "string"},
+            }
+        },
+        "content": {"application/json": {"example": {"received": 8388608, "total": 2147483648}}},
+    }
+}
+
+ContentRange = Annotated[
+    str | None,
+    Header(
+        alias="Content-Range",
+        description="`bytes FIRST-LAST/TOTAL` for a piece; `bytes */TOTAL` without a body asks "
+        "what is there. Needs an Idempotency-Key, the upload's name.",
+    ),
+]
+ReprDigest = Annotated[
+    str | None,
+    Header(
+        alias="Repr-Digest",
+        description="`sha-256=:BASE64:` of the whole archive (RFC 9530), in any of its requests: "
+        "an archive that arrives with another is refused.",
+    ),
+]
 
 
 @router.put(
     "/archive",
     status_code=status.HTTP_202_ACCEPTED,
-    summary="Upload an archive",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "description": "A zip, tar, tar.gz or tar.zst file as the request's body.",
-            "content": {
-                "application/zip": {"schema": {"type": "string", "format": "binary"}},
-                "application/x-tar": {"schema": {"type": "string", "format": "binary"}},
-                "application/gzip": {"schema": {"type": "string", "format": "binary"}},
-            },
-        }
-    },
+    summary="Upload an archive, whole or in pieces",
+    openapi_extra=_ARCHIVE_BODY,
+    responses=_PIECES,
+    response_model=dict[str, ImportResource],
 )
 async def put_archive(
     dataset_id: str,
     request: Request,
-    response: Response,
     engine: EngineDependency,
     storage: StorageDependency,
     settings: SettingsDependency,
-) -> dict[str, ImportResource]:
-    """Receive an archive and queue its import; an empty or damaged one leaves nothing behind."""
+    pieces: ArchivePiecesDependency,
+    idempotency_key: IdempotencyKey = None,
+    content_range: ContentRange = None,
+    repr_digest: ReprDigest = None,
+) -> Response:
+    """Receive an archive and queue its import; an empty or damaged one leaves nothing behind.
+
+    With `Content-Range` it comes in pieces: each is answered with 308 until the last byte is there.
+    What has arrived is kept for seven days, so that an upload that was cut off goes on.
+    """
+    sha256 = read_repr_digest(repr_digest)
+    if idempotency_key is None:
+        if content_range is not None:
+            raise InvalidRequest(
+                "idempotency_key_missing",
+                "an archive in pieces needs a name",
+                where="header/Idempotency-Key",
+                hint="Send the same Idempotency-Key, of your own choice, with each of its pieces.",
+            )
+        receive = partial(_receive_whole, engine, storage, settings, dataset_id, sha256)
+    else:
+        piece = read_piece(content_range, request.headers.get("Content-Length"))
+        receive = partial(pieces.receive, dataset_id, idempotency_key, piece, sha256)
+    return await anyio.to_thread.run_sync(receive, _chunks(request))
+
+
+def _receive_whole(
+    engine: EngineDependency,
+    storage: StorageDependency,
+    settings: SettingsDependency,
+    dataset_id: str,
+    sha256: str | None,
+    chunks: Iterator[bytes],
+) -> JSONResponse:
+    row = queue_import(engine, storage, settings, dataset_id, chunks, sha256=sha256)
+    return JSONResponse(
+        {"import": import_resource(row).model_dump(mode="json")},
+        status.HTTP_202_ACCEPTED,
+        {"Location": f"/datasets/{dataset_id}/imports/{row.id}"},
+    )
+
+
+def _chunks(request: Request) -> Iterator[bytes]:
+    """Yield the body in a worker thread.
+
+    Writing to disk never holds up the event loop, and a slow disk slows the sender down.
+
+    Raises:
+        ClientDisconnect: The sender is gone or has been silent for too long.
+    """
     stream = request.stream()
 
     async def next_chunk() -> bytes | None:
-        return await anext(stream, None)
+        with anyio.move_on_after(_SILENCE_S):
+            return await anext(stream, None)
+        raise ClientDisconnect
 
-    def chunks() -> Iterator[bytes]:
-        # Runs in a worker thread: writing to disk never holds up the event loop, and a slow disk
-        # slows the sender down.
-        while (chunk := anyio.from_thread.run(next_chunk)) is not None:
-            yield chunk
+    while (chunk := anyio.from_thread.run(next_chunk)) is not None:
+        yield chunk
 
-    row = await anyio.to_thread.run_sync(
-        partial(queue_import, engine, storage, settings, dataset_id, chunks())
-    )
-    response.headers["Location"] = f"/datasets/{dataset_id}/imports/{row.id}"
-    return {"import": _resource(row)}
+
+@router.delete(
+    "/archive",
+    status_code=status.HTTP_204_NO_CONTENT,
+    summary="Give up an archive's upload",
+)
+def delete_archive(
+    dataset_id: str,
+    pieces: ArchivePiecesDependency,
+    idempotency_key: Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=200)],
+) -> None:
+    """Remove what has arrived of an archive; nobody else does before seven days are over."""
+    pieces.give_up(dataset_id, idempotency_key)
 
 
 @router.get("/imports/{import_id}", summary="Look at an import")
 def read_import(dataset_id: str, import_id: str, session: ReadSession) -> ImportResource:
     """Return how far an import is and which files it had to reject."""
-    return _resource(get_import(session, dataset_id, import_id))
-
-
-def _resource(row: Import) -> ImportResource:
-    return ImportResource.model_validate(
-        {
-            "id": row.id,
-            "dataset": row.dataset_id,
-            "status": row.status,
-            "done": row.done,
-            "total": row.total,
-            "rejected": row.outcomes,
-            "error": row.error,
-            "created_at": row.created_at,
-        }
-    )
+    return import_resource(get_import(session, dataset_id, import_id))

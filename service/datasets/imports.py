@@ -22,9 +22,11 @@ from data.layout import is_frame, is_yolo_list
 from service.database.engine import session_factory
 from service.database.tables import Import
 from service.datasets.repository import get_dataset
+from service.datasets.resources import ImportResource
 from service.datasets.uploads import IncomingFile, Uploads
-from service.errors import FileOutcome, NotFound, PayloadTooLarge, ServiceError
+from service.errors import FileOutcome, InvalidRequest, NotFound, PayloadTooLarge, ServiceError
 from service.ids import new_id
+from service.partial_uploads import import_ids_under_way
 from service.settings import Settings
 from service.storage import Storage
 
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 # What errors call the request's body, which has no name of its own.
 ARCHIVE_NAME = "archive"
 
+# How long an archive without an import is kept, should somebody be about to add the row.
+ABANDONED_AFTER_S = 24 * 3600
 _PROGRESS_EVERY_S = 1.0
 
 # What macOS and Windows put into folders without being asked; nobody means to upload it.
@@ -46,15 +50,17 @@ def queue_import(
     settings: Settings,
     dataset_id: str,
     chunks: Iterable[bytes],
+    *,
+    sha256: str | None = None,
 ) -> Import:
-    """Receive an archive, check it, and queue its import.
+    """Receive an archive, check it (also against its digest, if given), and queue its import.
 
     Side effects: the archive is on disk before the row that names it; neither is there after an
     error.
 
     Raises:
         NotFound: There is no such data set.
-        PayloadTooLarge: The archive is larger than the settings allow.
+        InvalidRequest: The archive is larger than the settings allow, or has another digest.
         ArchiveError: The archive is empty, damaged, or none at all.
         StorageError: The disk is full or fails.
     """
@@ -62,17 +68,41 @@ def queue_import(
         get_dataset(session, dataset_id)
     import_id = new_id("imp")
     limited = _limited(chunks, settings.max_archive_bytes)
-    archive, total = storage.put_archive(import_id, limited, _count_members)
-    row = Import(
-        id=import_id,
-        dataset_id=dataset_id,
-        status="queued",
-        archive_sha256=archive.sha256,
-        total=total,
-    )
+    archive, total = storage.put_archive(import_id, limited, count_members)
+    if sha256 not in (None, archive.sha256):
+        storage.archive_path(import_id).unlink()
+        raise digest_mismatch(archive.sha256)
+    row = new_import(import_id, dataset_id, archive.sha256, total)
     with session_factory(engine).begin() as session:
         session.add(row)
     return row
+
+
+def new_import(import_id: str, dataset_id: str, archive_sha256: str, total: int) -> Import:
+    """Return the row that queues an archive's import."""
+    return Import(
+        id=import_id,
+        dataset_id=dataset_id,
+        status="queued",
+        archive_sha256=archive_sha256,
+        total=total,
+    )
+
+
+def import_resource(row: Import) -> ImportResource:
+    """Return what the API tells of an import."""
+    return ImportResource.model_validate(
+        {
+            "id": row.id,
+            "dataset": row.dataset_id,
+            "status": row.status,
+            "done": row.done,
+            "total": row.total,
+            "rejected": row.outcomes,
+            "error": row.error,
+            "created_at": row.created_at,
+        }
+    )
 
 
 def get_import(session: Session, dataset_id: str, import_id: str) -> Import:
@@ -114,22 +144,31 @@ def run_import(engine: Engine, storage: Storage, settings: Settings, import_id: 
     path.unlink(missing_ok=True)
 
 
-def clear_archives(engine: Engine, storage: Storage, *, older_than: float) -> int:
-    """Remove archives last written before ``older_than`` (seconds since the epoch) and unclaimed.
+def clear_archives(
+    engine: Engine, storage: Storage, *, older_than: float, unfinished_older_than: float
+) -> int:
+    """Remove archives that nobody waits for.
 
     A process killed between an archive and its row, or between an import's end and the archive's
     removal, leaves one.
 
+    Args:
+        engine: Of the database.
+        storage: Where the archives are.
+        older_than: Complete archives last written before it go, in seconds since the epoch.
+        unfinished_older_than: Uploads that got their last byte before it are given up.
+
     Returns:
         How many were removed.
     """
+    spared = import_ids_under_way(storage, older_than=unfinished_older_than)
     with session_factory(engine, writes=False)() as session:
-        pending = set(session.scalars(select(Import.id).where(Import.status.in_(_PENDING))))
+        spared.update(session.scalars(select(Import.id).where(Import.status.in_(_PENDING))))
     removed = 0
     for path in storage.spool_dir.glob("*.archive"):
         # Another process may have removed the file in between.
         with contextlib.suppress(FileNotFoundError):
-            if path.stem not in pending and path.stat().st_mtime < older_than:
+            if path.stem not in spared and path.stat().st_mtime < older_than:
                 path.unlink()
                 removed += 1
     return removed
@@ -202,9 +241,16 @@ def _members(path: Path) -> Iterator[ArchiveMember]:
             yield member
 
 
-def _count_members(path: Path) -> int:
+def count_members(path: Path) -> int:
+    """Return how many files an archive brings.
+
+    Raises:
+        ArchiveError: The archive is empty, damaged, or none at all.
+    """
     if path.stat().st_size == 0:
-        raise _empty("The request's body is empty (0 bytes).", "Send the archive as the body.")
+        raise empty_archive(
+            "The request's body is empty (0 bytes).", "Send the archive as the body."
+        )
     try:
         total = sum(1 for _ in _members(path))
     except ArchiveError as error:
@@ -217,15 +263,37 @@ def _count_members(path: Path) -> int:
             hint=error.hint,
         ) from error
     if total == 0:
-        raise _empty(
+        raise empty_archive(
             "The archive holds no file but an operating system's own.",
             "Pack the folder that contains the pictures.",
         )
     return total
 
 
-def _empty(detail: str, hint: str) -> ArchiveError:
+def empty_archive(detail: str, hint: str) -> ArchiveError:
+    """Return the error that an archive brings nothing."""
     return ArchiveError("archive_empty", detail, file=ARCHIVE_NAME, where="whole file", hint=hint)
+
+
+def archive_too_large(limit: int) -> PayloadTooLarge:
+    """Return the error that an archive is larger than this installation accepts."""
+    return PayloadTooLarge(
+        "archive_too_large",
+        f"the archive has more than {limit} bytes",
+        file=ARCHIVE_NAME,
+        hint="Send several smaller archives, or raise HAIRLINE_MAX_ARCHIVE_BYTES.",
+    )
+
+
+def digest_mismatch(sha256: str) -> InvalidRequest:
+    """Return the error that an archive is not the one its sender announced."""
+    return InvalidRequest(
+        "archive_digest_mismatch",
+        f"the archive that arrived has the SHA-256 {sha256}, another than Repr-Digest says",
+        file=ARCHIVE_NAME,
+        where="whole file",
+        hint="The file was changed while it was sent; send it again from the beginning.",
+    )
 
 
 def _limited(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
@@ -233,10 +301,5 @@ def _limited(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
     for chunk in chunks:
         received += len(chunk)
         if received > limit:
-            raise PayloadTooLarge(
-                "archive_too_large",
-                f"the archive has more than {limit} bytes",
-                file=ARCHIVE_NAME,
-                hint="Send several smaller archives, or raise HAIRLINE_MAX_ARCHIVE_BYTES.",
-            )
+            raise archive_too_large(limit)
         yield chunk

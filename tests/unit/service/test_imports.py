@@ -242,7 +242,12 @@ def test_only_archives_that_nobody_waits_for_are_cleared(
     row = queue_import(engine, storage, settings, dataset, [_zip(files)])
     orphan = storage.spool_dir / "imp_0000000000000000.archive"
     orphan.write_bytes(b"left by a kill")
-    assert clear_archives(engine, storage, older_than=time.time() + 1) == 1
+    assert (
+        clear_archives(
+            engine, storage, older_than=time.time() + 1, unfinished_older_than=time.time() - 1
+        )
+        == 1
+    )
     assert storage.archive_path(row.id).exists()
     assert not orphan.exists()
 

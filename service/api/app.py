@@ -25,12 +25,16 @@ from service.api.request_id import RequestIdMiddleware
 from service.database import migrate
 from service.database.engine import open_engine, session_factory
 from service.datasets.imports import clear_archives
+from service.datasets.picture_cache import PictureCache
+from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
 from service.settings import Settings
 from service.storage import Storage
 
-# A decoded 16-bit colour frame at the pixel limit takes 600 MB; more uploads than this wait.
+# A decoded 16-bit colour frame at the pixel limit takes 600 MB; more uploads than this wait, and
+# more previews that have to be drawn.
 _PARALLEL_INGESTS = 2
+_PARALLEL_PREVIEWS = 2
 _ABANDONED_AFTER_S = 24 * 3600
 
 
@@ -52,6 +56,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.write_sessions = session_factory(app.state.engine)
     app.state.inference = InferenceEngine(app.state.storage, settings.device)
     app.state.ingest_limiter = anyio.CapacityLimiter(_PARALLEL_INGESTS)
+    app.state.preview_limiter = anyio.CapacityLimiter(_PARALLEL_PREVIEWS)
+    app.state.previews = _preview_store(app)
     problems.install(app)
     app.add_middleware(RequestIdMiddleware)
     for router in (
@@ -68,6 +74,13 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     _describe_problems(app)
     return app
+
+
+def _preview_store(app: FastAPI) -> PreviewStore:
+    storage: Storage = app.state.storage
+    max_bytes = app.state.settings.preview_cache_bytes
+    cache = PictureCache(storage.root / "previews", storage.spool_dir, max_bytes)
+    return PreviewStore(app.state.read_sessions, storage, cache)
 
 
 def _describe_problems(app: FastAPI) -> None:

@@ -92,7 +92,7 @@ def test_a_disk_that_fails_costs_the_picture_its_place_and_nothing_else(
 
 
 def test_a_killed_process_leaves_no_half_picture(storage: Storage, tmp_path: Path) -> None:
-    program = [sys.executable, "-c", WRITER, storage.root / "previews", storage.spool_dir]
+    program = [sys.executable, "-c", WRITER, str(storage.root / "previews"), str(storage.spool_dir)]
     for written in (3, 7, 11):
         with subprocess.Popen(program, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from service.api.app import create_app
-from service.datasets import preview_store
+from service.datasets import preview_store, previews
 from service.settings import Settings
 
 
@@ -49,7 +49,7 @@ def _watched_drawing(
 ) -> Iterator[list[int]]:
     """Let each drawing call ``watch`` first; yields the threads that drew."""
     threads: list[int] = []
-    render = preview_store.render
+    render = previews.render
 
     def watched(*arguments: Any, **named: Any) -> Any:
         threads.append(threading.get_ident())
@@ -198,7 +198,7 @@ def test_a_gallery_is_drawn_a_few_pictures_at_a_time(
 ) -> None:
     lock = threading.Lock()
     drawing, most = 0, 0
-    render = preview_store.render
+    render = previews.render
 
     def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal drawing, most

@@ -1,0 +1,1 @@
+"""Benchmarks of the data room and of the way into it."""

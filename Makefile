@@ -11,7 +11,7 @@ export DO_NOT_TRACK := true
 # Threads of several torch processes must not spin for a core that another one needs.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test check format benchmark-norm benchmark-weld clean
+.PHONY: help setup demo test check format benchmark-data benchmark-norm benchmark-weld clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -40,6 +40,9 @@ check: setup  ## Format, lint, types, import rules.
 format: setup  ## Rewrite the sources in the house format.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+benchmark-data: setup  ## Import, decoding and listing, as ratios (minutes; ARGS="decode --quick").
+	$(BIN)/python -m benchmarks.data $(or $(ARGS),all)
 
 benchmark-norm: setup  ## Accuracy and cost of each normalization (hours on a CPU; ARGS="cost --quick").
 	$(BIN)/python -m benchmarks.norm $(or $(ARGS),all)

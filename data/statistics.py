@@ -1,6 +1,6 @@
 """Counts and sizes of a data set, for a person to judge whether it can support a decision."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -73,7 +73,7 @@ def count_items(items: Sequence[Item], classes: Sequence[str]) -> ManifestStatis
     return ManifestStatistics(
         frames=len(items),
         splits=splits,
-        classes={name: _count_class(items, classes, name) for name in classes},
+        classes=_count_classes(items, classes),
         sizes=_histogram(f"{item.width}x{item.height}" for item in items),
         bit_depths=_histogram(str(item.bit_depth) for item in items),
         channels=_histogram(str(item.channels) for item in items),
@@ -90,24 +90,28 @@ def _count_split(items: Sequence[Item]) -> SplitCounts:
     return SplitCounts(len(items), len(items) - defective, defective, len(groups))
 
 
-def _count_class(items: Sequence[Item], classes: Sequence[str], name: str) -> ClassCounts:
-    frames: Counter[str] = Counter()
-    areas: list[float] = []
-    defects = 0
+def _count_classes(items: Sequence[Item], classes: Sequence[str]) -> dict[str, ClassCounts]:
+    frames: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    areas: defaultdict[str, list[float | None]] = defaultdict(list)
     for item in items:
-        found = [area for found, area in labelled_defects(item.labels, classes) if found == name]
-        defects += len(found)
-        areas += [area for area in found if area is not None]
-        if found:
-            frames[_split_of(item)] += 1
-    quantiles: list[float] = np.quantile(areas, QUANTILES).tolist() if areas else []
-    return ClassCounts(
-        frames=dict(sorted(frames.items())),
-        defects=defects,
-        area_px_quantiles={
-            f"{q:g}": round(v, 1) for q, v in zip(QUANTILES, quantiles, strict=False)
-        },
-    )
+        found = labelled_defects(item.labels, classes)
+        for name, area in found:
+            areas[name].append(area)
+        for name in {name for name, _ in found}:
+            frames[name][_split_of(item)] += 1
+    return {
+        name: ClassCounts(
+            frames=dict(sorted(frames[name].items())),
+            defects=len(areas[name]),
+            area_px_quantiles=_quantiles([area for area in areas[name] if area is not None]),
+        )
+        for name in classes
+    }
+
+
+def _quantiles(areas: Sequence[float]) -> dict[str, float]:
+    values: list[float] = np.quantile(areas, QUANTILES).tolist() if areas else []
+    return {f"{q:g}": round(v, 1) for q, v in zip(QUANTILES, values, strict=False)}
 
 
 def _histogram(values: Iterable[str]) -> dict[str, int]:

@@ -24,6 +24,8 @@ class Settings(BaseSettings):
     max_file_bytes: Annotated[int, Field(gt=0)] = 256 * 1024 * 1024
     max_files_per_request: Annotated[int, Field(gt=0)] = 1000
     max_archive_bytes: Annotated[int, Field(gt=0)] = 64 * 1024**3
+    # About 100,000 thumbnails; 0 draws every preview anew.
+    preview_cache_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
     worker_poll_s: Annotated[float, Field(gt=0)] = 0.5
     # A worker that has not renewed its lease for this long is taken for dead.
     lease_s: Annotated[float, Field(gt=0)] = 15.0

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -35,6 +35,7 @@ from benchmarks.norm.cost_contestants import (
 )
 from benchmarks.norm.cost_report import write_report
 from benchmarks.norm.processor import processor_name
+from benchmarks.quartiles import quartiles
 from norm import OptionError
 
 RESULTS = Path("docs/benchmarks/norm-cost.json")
@@ -181,12 +182,6 @@ def measure(cell: Cell, entered: Sequence[Entrant], *, cell_seconds: float) -> d
     }
     unit = convolution_weight_bytes(entered[0].body)
     return {**asdict(cell), "rounds": rounds, "weight_bytes": unit, "contestants": rows}
-
-
-def quartiles(values: Sequence[float]) -> dict[str, float]:
-    """Return the median of at least two values and the quartiles beside it."""
-    low, middle, high = quantiles(values, n=4, method="inclusive")
-    return {"low": low, "median": middle, "high": high}
 
 
 def _timed_step(entrant: Entrant, x: Tensor) -> float:

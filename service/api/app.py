@@ -26,12 +26,16 @@ from service.api.request_id import RequestIdMiddleware
 from service.database import migrate
 from service.database.engine import open_engine, session_factory
 from service.datasets.imports import ABANDONED_AFTER_S
+from service.datasets.picture_cache import PictureCache
+from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
 from service.settings import Settings
 from service.storage import Storage
 
-# A decoded 16-bit colour frame at the pixel limit takes 600 MB; more uploads than this wait.
+# A decoded 16-bit colour frame at the pixel limit takes 600 MB; more uploads than this wait, and
+# more previews that have to be drawn.
 _PARALLEL_INGESTS = 2
+_PARALLEL_PREVIEWS = 2
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -53,6 +57,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.inference = InferenceEngine(app.state.storage, settings.device)
     app.state.archive_pieces = ArchivePieces(app.state.engine, app.state.storage, settings)
     app.state.ingest_limiter = anyio.CapacityLimiter(_PARALLEL_INGESTS)
+    app.state.preview_limiter = anyio.CapacityLimiter(_PARALLEL_PREVIEWS)
+    app.state.previews = _preview_store(app)
     problems.install(app)
     app.add_middleware(RequestIdMiddleware)
     for router in (
@@ -69,6 +75,13 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     _describe_problems(app)
     return app
+
+
+def _preview_store(app: FastAPI) -> PreviewStore:
+    storage: Storage = app.state.storage
+    max_bytes = app.state.settings.preview_cache_bytes
+    cache = PictureCache(storage.root / "previews", storage.spool_dir, max_bytes)
+    return PreviewStore(app.state.read_sessions, storage, cache)
 
 
 def _describe_problems(app: FastAPI) -> None:

@@ -10,14 +10,13 @@ from fastapi import APIRouter, Request, status
 from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 from starlette.datastructures import UploadFile
 
 from service.api.dependencies import ReadSession, SettingsDependency, WriteSession
 from service.api.idempotency import IdempotencyKey, create_once
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import Dataset
-from service.datasets.repository import count, create_dataset, get_dataset
+from service.datasets.repository import counts_of, create_dataset, get_dataset
 from service.datasets.resources import DatasetResource, Obstacle, UploadResource
 from service.datasets.uploads import IncomingFile, Uploads
 from service.errors import FilesRejected, InvalidRequest, PayloadTooLarge
@@ -75,7 +74,7 @@ def post_dataset(
 
     def create() -> tuple[int, dict[str, Any]]:
         dataset = create_dataset(session, name=body.name, task=body.task, classes=body.classes)
-        return status.HTTP_201_CREATED, _answer(session, dataset).model_dump(mode="json")
+        return status.HTTP_201_CREATED, _answer(dataset).model_dump(mode="json")
 
     code, answer = create_once(
         session,
@@ -95,13 +94,13 @@ def list_datasets(
     rows, following = fetch_page(
         session, select(Dataset), order=(Dataset.name,), limit=limit, cursor=cursor
     )
-    return Page(items=[_answer(session, row) for row in rows], next_cursor=following)
+    return Page(items=[_answer(row) for row in rows], next_cursor=following)
 
 
 @router.get("/{dataset_id}", summary="Look at a data set")
 def read_dataset(dataset_id: str, session: ReadSession) -> DatasetResource:
     """Return a data set, its counts and what keeps it from being frozen."""
-    return _answer(session, get_dataset(session, dataset_id))
+    return _answer(get_dataset(session, dataset_id))
 
 
 @router.post(
@@ -188,8 +187,8 @@ def _incoming_file(part: UploadFile) -> IncomingFile:
     return IncomingFile(part.filename or "", open_part)
 
 
-def _answer(session: Session, dataset: Dataset) -> DatasetResource:
-    counts = count(session, dataset.id)
+def _answer(dataset: Dataset) -> DatasetResource:
+    counts = counts_of(dataset)
     problems = []
     if counts.unlabelled:
         problems.append(

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.api.archive_pieces import ArchivePieces
+from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
 from service.settings import Settings
 from service.storage import Storage
@@ -43,6 +44,12 @@ def get_inference(request: Request) -> InferenceEngine:
     return inference
 
 
+def get_previews(request: Request) -> PreviewStore:
+    """Return the store of drawn previews."""
+    previews: PreviewStore = request.app.state.previews
+    return previews
+
+
 def get_read_session(request: Request) -> Iterator[Session]:
     """Yield a session that never waits for a writer and never commits."""
     sessions: sessionmaker[Session] = request.app.state.read_sessions
@@ -67,5 +74,6 @@ WriteSession = Annotated[Session, Depends(get_session, scope="function")]
 ArchivePiecesDependency = Annotated[ArchivePieces, Depends(get_archive_pieces)]
 EngineDependency = Annotated[Engine, Depends(get_engine)]
 InferenceDependency = Annotated[InferenceEngine, Depends(get_inference)]
+PreviewsDependency = Annotated[PreviewStore, Depends(get_previews)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]
 StorageDependency = Annotated[Storage, Depends(get_storage)]

@@ -1,16 +1,16 @@
 """A data set's frames and labels: browse, preview, delete."""
 
+from functools import partial
 from typing import Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Query, Request, Response, status
 from sqlalchemy import select
 
-from data.labels import GoodFrame
-from service.api.dependencies import ReadSession, StorageDependency, WriteSession
+from service.api.dependencies import PreviewsDependency, ReadSession, WriteSession
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import Item, Label
-from service.datasets.labels import label_classes, load_labels
-from service.datasets.previews import PreviewFormat, PreviewKind, render
+from service.datasets.previews import PreviewFormat, PreviewKind
 from service.datasets.repository import (
     delete_item,
     find_label,
@@ -65,41 +65,42 @@ def read_item(dataset_id: str, item_id: str, session: ReadSession) -> ItemResour
     "/items/{item_id}/{kind}",
     summary="Preview a frame, its mask or its outlines",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}, "image/png": {}}}},
+    responses={
+        200: {"content": {"image/jpeg": {}, "image/png": {}}},
+        304: {"description": "The picture named by `If-None-Match` still stands"},
+    },
 )
-def preview_item(
+async def preview_item(
     dataset_id: str,
     item_id: str,
     kind: PreviewKind,
     request: Request,
-    session: ReadSession,
-    storage: StorageDependency,
+    store: PreviewsDependency,
     max_side_px: MaxSide = None,
     format: PreviewFormat = "jpeg",  # noqa: A002 - the parameter's public name.
 ) -> Response:
     """Draw the frame (`image`), its labels (`mask`), or outlines in class colours (`overlay`)."""
-    item = get_item(session, dataset_id, item_id)
-    dataset = get_dataset(session, dataset_id)
-    label = None if kind == "image" else get_label(session, item)
-    labels = load_labels(label.content) if label is not None else GoodFrame()
+    plan = partial(store.plan, kind=kind, max_side_px=max_side_px, picture_format=format)
+    planned = await anyio.to_thread.run_sync(plan, dataset_id, item_id)
     # The frame and the label never change under their digests, so a browser may keep the picture
     # and ask only whether it still stands.
-    parts = (item.sha256[:24], label.sha256[:24] if label else "", kind, max_side_px, format)
-    etag = '"' + "-".join(str(part) for part in parts) + '"'
+    etag = f'"{planned.digest}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if request.headers.get("If-None-Match") == etag:
+    if _names(request.headers.get("If-None-Match"), etag):
         return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    preview = render(
-        storage.read_blob(item.sha256),
-        name=item.name,
-        labels=labels,
-        classes=label_classes(labels, dataset.classes),
-        mask_root=storage.root,
-        kind=kind,
-        max_side_px=max_side_px,
-        picture_format=format,
-    )
+    preview = await anyio.to_thread.run_sync(store.find, planned)
+    if preview is None:
+        # Who waits for the limiter holds neither a thread nor a connection that others need.
+        preview = await anyio.to_thread.run_sync(
+            store.draw, planned, limiter=request.app.state.preview_limiter
+        )
     return Response(preview.content, media_type=preview.media_type, headers=headers)
+
+
+def _names(if_none_match: str | None, etag: str) -> bool:
+    """Tell whether the header names the tag (RFC 9110, section 13.1.2: weak comparison)."""
+    tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
+    return etag in tags or tags == ["*"]
 
 
 @router.delete("/items/{item_id}", status_code=status.HTTP_204_NO_CONTENT, summary="Delete a frame")

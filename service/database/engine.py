@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from service.database.counters import CountingSession
 from service.settings import Settings
 
 # Writers queue for SQLite's one write lock this long before "database is locked"; every write
@@ -41,8 +42,9 @@ def session_factory(engine: Engine, *, writes: bool = True) -> sessionmaker[Sess
     timeout is (https://www.sqlite.org/lang_transaction.html, "BEGIN IMMEDIATE").  A reading one
     never waits.  Keep slow work (decoding, hashing, files) out of a writing transaction.
     """
-    bound = engine.execution_options(**{_WRITES: True}) if writes else engine
-    return sessionmaker(bound, expire_on_commit=False)
+    if not writes:
+        return sessionmaker(engine, expire_on_commit=False)
+    return sessionmaker(write_connection(engine), class_=CountingSession, expire_on_commit=False)
 
 
 def write_connection(engine: Engine) -> Engine:

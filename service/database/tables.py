@@ -14,6 +14,8 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -74,6 +76,14 @@ class Dataset(Base):
     # Null until declared: classes are then the union of what the labels name.
     classes: Mapped[list[str] | None] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(default=now_utc)
+    # Kept by service.database.counters, as are Item.labelled and Label.waiting.
+    item_count: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    labelled_count: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    label_count: Mapped[int] = mapped_column(default=0, server_default=text("0"))
+    # Class name to the number of labels that carry it.
+    class_counts: Mapped[dict[str, int]] = mapped_column(
+        JSON, default=dict, server_default=text("'{}'")
+    )
 
 
 class Item(Base):
@@ -83,6 +93,7 @@ class Item(Base):
     __table_args__ = (
         UniqueConstraint("dataset_id", "key"),
         UniqueConstraint("dataset_id", "sha256"),
+        Index("ix_items_labelled", "dataset_id", "labelled", "key"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -98,13 +109,17 @@ class Item(Base):
     bit_depth: Mapped[int]
     notes: Mapped[list[str]] = mapped_column(JSON, default=list)
     created_at: Mapped[datetime] = mapped_column(default=now_utc)
+    labelled: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 class Label(Base):
     """One label file; it may arrive before its frame and waits for it by ``key``."""
 
     __tablename__ = "labels"
-    __table_args__ = (UniqueConstraint("dataset_id", "key"),)
+    __table_args__ = (
+        UniqueConstraint("dataset_id", "key"),
+        Index("ix_labels_waiting", "dataset_id", "waiting", "key"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
@@ -120,6 +135,13 @@ class Label(Base):
     # Outlines can be long, so lists of labels leave it out.
     content: Mapped[str] = mapped_column(Text, deferred=True)
     created_at: Mapped[datetime] = mapped_column(default=now_utc)
+    # Its frame has not arrived.
+    waiting: Mapped[bool] = mapped_column(default=False, server_default=false())
+
+    @property
+    def carried_classes(self) -> list[str]:
+        """The classes of which the label has a defect."""
+        return [name for name, defects in self.classes.items() if defects]
 
 
 class Import(Base):
@@ -144,7 +166,10 @@ class Version(Base):
     """An immutable, content-addressed state of a data set with its split."""
 
     __tablename__ = "versions"
-    __table_args__ = (UniqueConstraint("dataset_id", "digest"),)
+    __table_args__ = (
+        UniqueConstraint("dataset_id", "digest"),
+        Index("ix_versions_newest", "dataset_id", "created_at", "id"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))

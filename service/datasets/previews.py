@@ -1,6 +1,9 @@
-"""Previews: a frame, its mask, or its outlines over it, at any size."""
+"""Drawing previews: a frame, its mask, or its outlines over it, at any size.
 
-from collections.abc import Sequence
+Whatever the labels' classes are, one full-size plane is in memory at a time.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,8 +11,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data import decode_image, rasterize
-from data.labels import Labels
+from data import BoxLabels, MaskLabels, PolygonLabels, decode_image, rasterize
+from data.labels import Labels, named_classes
+from data.masks import read_mask
+from data.storage import read_verified
 
 PreviewKind = Literal["image", "mask", "overlay"]
 PreviewFormat = Literal["jpeg", "png"]
@@ -29,12 +34,21 @@ _PALETTE_RGB = (
 _JPEG_QUALITY = 90
 
 
+# A class's index and where it is marked, (H, W) uint8 of 0 and 1.
+MarkedClass = tuple[int, NDArray[np.uint8]]
+
+
 @dataclass(frozen=True)
 class Preview:
     """An encoded picture."""
 
     content: bytes
-    media_type: str
+    picture_format: PreviewFormat
+
+    @property
+    def media_type(self) -> str:
+        """The content type that HTTP calls it."""
+        return f"image/{self.picture_format}"
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
@@ -42,13 +56,19 @@ def class_colour(index: int) -> tuple[int, int, int]:
     return _PALETTE_RGB[index % len(_PALETTE_RGB)]
 
 
-def to_display(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
+def to_display(
+    pixels: NDArray[np.uint8] | NDArray[np.uint16], levels: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
     """Return (H, W, 3) uint8 for a screen; 16 bits are stretched from darkest to brightest.
 
     A 12-bit camera's frame in 16 bits would be black without the stretch.
+
+    Args:
+        pixels: (H, W) or (H, W, 3).
+        levels: Darkest and brightest value of the frame of which ``pixels`` are a reduction.
     """
     if pixels.dtype == np.uint16:
-        low, high = int(pixels.min()), int(pixels.max())
+        low, high = levels or (int(pixels.min()), int(pixels.max()))
         scaled = (pixels.astype(np.float32) - low) * (255 / max(high - low, 1))
         display = scaled.round().astype(np.uint8)
     else:
@@ -65,33 +85,56 @@ def fit(width: int, height: int, max_side_px: int | None) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def shrink_mask(planes: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Return (height, width, K) planes in which no marked pixel has vanished.
+def marked_classes(
+    labels: Labels, frame_size: tuple[int, int], classes: Sequence[str], mask_root: Path
+) -> Iterator[MarkedClass]:
+    """Yield each class that the labels mark, in the order of ``classes``, and where.
+
+    Raises:
+        DataError: A class is unknown, or the mask file is missing or changed.
+    """
+    if isinstance(labels, MaskLabels):
+        raw = read_verified(mask_root, labels.file, labels.sha256)
+        mask = read_mask(raw, name=labels.file, classes=classes)
+        for value in labels.values:
+            yield value - 1, (mask == value).view(np.uint8)
+        return
+    for name in sorted(named_classes(labels), key=classes.index):
+        one = _only(labels, name)
+        yield classes.index(name), rasterize(one, *frame_size, [name], None)[:, :, 0]
+
+
+def _only(labels: Labels, class_name: str) -> Labels:
+    if isinstance(labels, PolygonLabels):
+        return PolygonLabels(tuple(p for p in labels.polygons if p.class_name == class_name))
+    assert isinstance(labels, BoxLabels)  # The others name no class.
+    return BoxLabels(tuple(box for box in labels.boxes if box.class_name == class_name))
+
+
+def shrink_plane(plane: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Return a (height, width) plane in which no marked pixel has vanished.
 
     A scratch one pixel wide would be gone after nearest-neighbour sampling: a pixel of the result
     is marked if any pixel under it was.
     """
     import cv2
 
-    if planes.shape[:2] == (height, width):
-        return planes
-    shrunk = [
-        # Area averaging of 0 and 1 is positive exactly where something was marked.
-        cv2.resize(plane.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > 0
-        for plane in np.moveaxis(planes, 2, 0)
-    ]
-    return np.stack(shrunk, axis=2).astype(np.uint8)
+    if plane.shape == (height, width):
+        return plane
+    # Area averaging of 0 and 1 is positive exactly where something was marked.
+    averaged = cv2.resize(plane.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(averaged > 0).view(np.uint8)
 
 
-def paint_mask(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (H, W, 3) uint8: each class in its colour on black, later classes on top."""
-    picture = np.zeros((*planes.shape[:2], 3), np.uint8)
-    for index, plane in enumerate(np.moveaxis(planes, 2, 0)):
+def paint_mask(width: int, height: int, marked: Iterable[MarkedClass]) -> NDArray[np.uint8]:
+    """Return (height, width, 3) uint8: each class in its colour on black, later classes on top."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    for index, plane in marked:
         picture[plane > 0] = class_colour(index)
     return picture
 
 
-def draw_outlines(picture: NDArray[np.uint8], planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def draw_outlines(picture: NDArray[np.uint8], marked: Iterable[MarkedClass]) -> NDArray[np.uint8]:
     """Return a copy of (H, W, 3) ``picture`` with the outline of each class in its colour.
 
     The line runs just outside of the marked pixels, so that the defect itself stays visible.
@@ -102,9 +145,9 @@ def draw_outlines(picture: NDArray[np.uint8], planes: NDArray[np.uint8]) -> NDAr
     thickness = max(1, round(max(picture.shape[:2]) / 800))
     kernel = np.ones((2 * thickness + 1, 2 * thickness + 1), np.uint8)
     drawn = picture.copy()
-    for index, plane in enumerate(np.moveaxis(planes, 2, 0)):
-        marked = np.ascontiguousarray(plane)
-        ring = cv2.dilate(marked, kernel) > marked
+    for index, plane in marked:
+        outline = np.ascontiguousarray(plane)
+        ring = cv2.dilate(outline, kernel) > outline
         drawn[ring] = class_colour(index)
     return drawn
 
@@ -117,43 +160,54 @@ def encode(picture: NDArray[np.uint8], picture_format: PreviewFormat) -> Preview
     done, buffer = cv2.imencode(f".{picture_format}", picture[:, :, ::-1], parameters)
     if not done:
         raise ValueError(f"a picture of shape {picture.shape} can't be written")
-    return Preview(buffer.tobytes(), f"image/{picture_format}")
+    return Preview(buffer.tobytes(), picture_format)
 
 
 def render(
     raw: bytes,
     *,
     name: str,
+    frame_size: tuple[int, int],
     labels: Labels,
     classes: Sequence[str],
     mask_root: Path,
     kind: PreviewKind,
-    max_side_px: int | None,
+    size: tuple[int, int],
     picture_format: PreviewFormat,
 ) -> Preview:
     """Draw one preview.
 
     Args:
-        raw: The frame's file.
+        raw: The frame's file; not looked at for ``mask``.
         name: The frame's name.
+        frame_size: Its (width, height) in px.
         labels: Its labels; not looked at for ``image``.
         classes: The data set's classes, which choose the colours.
         mask_root: What mask files are relative to.
         kind: What to draw.
-        max_side_px: Longest side of the result; None for the frame's own size.
+        size: (width, height) of the result in px.
         picture_format: JPEG is small, PNG exact.
+
+    Raises:
+        DataError: The frame or the mask file is damaged.
     """
+    marked: Iterator[MarkedClass] = iter(())
+    if kind != "image":
+        full_size = marked_classes(labels, frame_size, classes, mask_root)
+        marked = ((index, shrink_plane(plane, *size)) for index, plane in full_size)
+    if kind == "mask":
+        return encode(paint_mask(*size, marked), picture_format)
+    display = _reduced_display(raw, name, size)
+    return encode(draw_outlines(display, marked), picture_format)
+
+
+def _reduced_display(raw: bytes, name: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the frame at ``size`` for a screen, stretched by the levels of the whole frame."""
     import cv2
 
     pixels = decode_image(raw, name=name).pixels
-    height, width = pixels.shape[:2]
-    size = fit(width, height, max_side_px)
-    planes = np.zeros((size[1], size[0], 0), np.uint8)
-    if kind != "image":
-        planes = shrink_mask(rasterize(labels, width, height, classes, mask_root), *size)
-    if kind == "mask":
-        return encode(paint_mask(planes), picture_format)
-    display = to_display(pixels)
-    if size != (width, height):
-        display = cv2.resize(display, size, interpolation=cv2.INTER_AREA)
-    return encode(draw_outlines(display, planes), picture_format)
+    levels = (int(pixels.min()), int(pixels.max())) if pixels.dtype == np.uint16 else None
+    if size != (pixels.shape[1], pixels.shape[0]):
+        # Reduced first: the stretch and the colours then cost a thumbnail's memory.
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return to_display(pixels, levels)

@@ -1,10 +1,9 @@
 """Rows of data sets, their frames and their labels."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Select, exists, func, select
+from sqlalchemy import Select, select, true
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -136,35 +135,19 @@ def delete_item(session: Session, item: Item) -> None:
 def select_items(dataset_id: str, *, labelled: bool | None = None) -> Select[Item]:
     """Select a data set's frames, or those with or without a label."""
     statement = select(Item).where(Item.dataset_id == dataset_id)
-    if labelled is None:
-        return statement
-    return statement.where(_has_label() if labelled else ~_has_label())
+    return statement if labelled is None else statement.where(Item.labelled == labelled)
 
 
 def select_waiting_labels(dataset_id: str) -> Select[Label]:
     """Select the labels whose frame has not arrived."""
-    return select(Label).where(
-        Label.dataset_id == dataset_id,
-        ~exists().where(Item.dataset_id == Label.dataset_id, Item.key == Label.key),
-    )
+    return select(Label).where(Label.dataset_id == dataset_id, Label.waiting == true())
 
 
-def count(session: Session, dataset_id: str) -> DatasetCounts:
-    """Count a data set's frames, labels and classes."""
-    classes: Counter[str] = Counter()
-    for carried in session.scalars(select(Label.classes).where(Label.dataset_id == dataset_id)):
-        classes.update(name for name, number in carried.items() if number)
+def counts_of(dataset: Dataset) -> DatasetCounts:
+    """Return a data set's counts as its row keeps them."""
     return DatasetCounts(
-        items=_count_rows(session, select_items(dataset_id)),
-        labelled=_count_rows(session, select_items(dataset_id, labelled=True)),
-        labels_without_image=_count_rows(session, select_waiting_labels(dataset_id)),
-        classes=dict(sorted(classes.items())),
+        items=dataset.item_count,
+        labelled=dataset.labelled_count,
+        labels_without_image=dataset.label_count - dataset.labelled_count,
+        classes=dict(dataset.class_counts),
     )
-
-
-def _has_label() -> ColumnElement[bool]:
-    return exists().where(Label.dataset_id == Item.dataset_id, Label.key == Item.key)
-
-
-def _count_rows(session: Session, statement: Select[Item] | Select[Label]) -> int:
-    return session.scalar(select(func.count()).select_from(statement.subquery())) or 0

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.norm import cost
-from benchmarks.norm.cost import Cell, entrants, measure_all, planned_cells, quartiles
+from benchmarks.norm.cost import Cell, entrants, measure_all, planned_cells
 from benchmarks.norm.cost_contestants import (
     CONTESTANTS,
     Contestant,
@@ -22,6 +22,7 @@ from benchmarks.norm.cost_contestants import (
 )
 from benchmarks.norm.cost_report import render, write_report
 from benchmarks.norm.transcription import PlainCrossIterationBatchNorm2d
+from benchmarks.quartiles import quartiles
 from norm import CrossIterationBatchNorm2d, convert_batchnorm
 
 WINDOW = 3

@@ -1,12 +1,13 @@
 from concurrent.futures import ThreadPoolExecutor
 
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from service.database import migrate
-from service.database.engine import open_engine
-from service.database.tables import Base
+from service.database.engine import open_engine, session_factory, write_connection
+from service.database.tables import Base, Dataset, Item, Label
 from service.settings import Settings
 
 
@@ -38,3 +39,42 @@ def test_two_processes_may_upgrade_a_new_database_at_once(settings: Settings) ->
     assert all(migrate.is_current(engine) for engine in engines)
     for engine in engines:
         engine.dispose()
+
+
+def test_rows_from_before_the_counters_are_counted_and_paired(settings: Settings) -> None:
+    engine = open_engine(settings)
+    config = migrate._config()
+    with write_connection(engine).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        rows = (
+            "datasets (id, name, task, created_at) VALUES ('ds_1', 'rings', 'x', '2025-01-01')",
+            "datasets (id, name, task, created_at) VALUES ('ds_2', 'empty', 'x', '2025-01-01')",
+            *(_old_item(key) for key in ("a", "b")),
+            *(_old_label(key, classes) for key, classes in (("b", 1), ("c", 0))),
+        )
+        for row in rows:
+            connection.execute(text(f"INSERT INTO {row}"))
+    migrate.upgrade(engine)
+    with session_factory(engine, writes=False)() as session:
+        rings, empty = session.get_one(Dataset, "ds_1"), session.get_one(Dataset, "ds_2")
+        assert (rings.item_count, rings.labelled_count, rings.label_count) == (2, 1, 2)
+        assert rings.class_counts == {"pit": 1}
+        assert (empty.item_count, empty.label_count, empty.class_counts) == (0, 0, {})
+        assert [session.get_one(Item, key).labelled for key in "ab"] == [False, True]
+        assert [session.get_one(Label, key).waiting for key in "bc"] == [False, True]
+    engine.dispose()
+
+
+def _old_item(key: str) -> str:
+    columns = "id, dataset_id, name, key, sha256, byte_count, width, height, channels, bit_depth"
+    values = f"'{key}', 'ds_1', '{key}.png', '{key}', '{key}', 1, 96, 64, 1, 8"
+    return f"items ({columns}, notes, created_at) VALUES ({values}, '[]', '2025-01-01')"
+
+
+def _old_label(key: str, pits: int) -> str:
+    columns = "id, dataset_id, name, key, kind, sha256, width, height, classes, content, created_at"
+    values = f"'{key}', 'ds_1', '{key}.json', '{key}', 'labelme', '{key}', 96, 64"
+    # A colon would begin a parameter.
+    classes = f'{{"pit"\\: {pits}}}'
+    return f"labels ({columns}) VALUES ({values}, '{classes}', '', '2025-01-01')"

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.datasets.previews import class_colour, draw_outlines, fit, shrink_mask, to_display
+from service.datasets.previews import class_colour, draw_outlines, fit, shrink_plane, to_display
 
 SIDES = st.integers(1, 3000)
 
@@ -21,13 +21,13 @@ def test_a_fitted_size_stays_within_the_limit_and_never_grows(
 @settings(deadline=None, max_examples=50)
 @given(x=st.integers(0, 499), y=st.integers(0, 399), width=st.integers(16, 500))
 def test_a_single_marked_pixel_survives_every_reduction(x: int, y: int, width: int) -> None:
-    planes = np.zeros((400, 500, 2), np.uint8)
-    planes[y, x, 1] = 1
+    plane = np.zeros((400, 500), np.uint8)
+    assert not shrink_plane(plane, *fit(500, 400, width)).any()
+    plane[y, x] = 1
     size = fit(500, 400, width)
-    shrunk = shrink_mask(planes, *size)
-    assert shrunk.shape == (size[1], size[0], 2)
-    assert not shrunk[:, :, 0].any()
-    assert shrunk[:, :, 1].any()
+    shrunk = shrink_plane(plane, *size)
+    assert shrunk.shape == (size[1], size[0])
+    assert shrunk.any()
 
 
 def test_a_dark_twelve_bit_frame_is_stretched_to_the_screens_range() -> None:
@@ -43,9 +43,9 @@ def test_a_flat_sixteen_bit_frame_is_shown_without_dividing_by_zero() -> None:
 
 def test_an_outline_lies_outside_of_what_it_outlines() -> None:
     picture = np.full((40, 40, 3), 50, np.uint8)
-    planes = np.zeros((40, 40, 1), np.uint8)
-    planes[10:20, 10:20] = 1
-    drawn = draw_outlines(picture, planes)
+    plane = np.zeros((40, 40), np.uint8)
+    plane[10:20, 10:20] = 1
+    drawn = draw_outlines(picture, [(0, plane)])
     assert (drawn[10:20, 10:20] == 50).all()
     assert drawn[9, 15].tolist() == list(class_colour(0))
     assert (picture == 50).all()

@@ -1,4 +1,5 @@
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -297,3 +298,29 @@ def test_a_version_asked_for_twice_under_one_key_is_answered_alike(
 
 def test_an_unknown_version_is_not_found(client: TestClient) -> None:
     assert client.get("/versions/ver_none").json()["code"] == "version_not_found"
+
+
+def test_other_requests_are_answered_while_a_version_is_frozen(
+    client: TestClient, pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = _create(client)
+    _fill(client, dataset, pictures)
+    begun, may_go_on = threading.Event(), threading.Event()
+    put_manifest = Storage.put_manifest
+
+    def held(*arguments: Any) -> Any:
+        begun.set()
+        assert may_go_on.wait(30)
+        return put_manifest(*arguments)
+
+    monkeypatch.setattr(Storage, "put_manifest", held)
+    with ThreadPoolExecutor(1) as pool:
+        frozen = pool.submit(_freeze, client, dataset)
+        assert begun.wait(30)
+        assert client.get(f"/datasets/{dataset}/items").status_code == 200
+        # A reader and a writer: freezing holds no lock of the database.
+        _send(client, dataset, ("later.png", pictures.frame(99)))
+        assert not frozen.done()
+        may_go_on.set()
+        assert frozen.result().status_code == 201
+    assert frozen.result().json()["statistics"]["frames"] == 6

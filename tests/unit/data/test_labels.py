@@ -126,3 +126,9 @@ def test_labels_without_a_defect_are_a_good_frame() -> None:
     assert labels_from_mask(empty, file="m.png", sha256="") == GoodFrame()
     assert not is_defective(GoodFrame())
     assert rasterize(GoodFrame(), 50, 40, CLASSES, None).shape == (40, 50, 2)
+
+
+def test_a_mask_can_not_be_drawn_without_the_root_that_its_path_is_relative_to() -> None:
+    with pytest.raises(LabelError) as caught:
+        rasterize(MaskLabels("blobs/m", "0" * 64, (1,)), 50, 40, CLASSES, None)
+    assert (caught.value.code, caught.value.file) == ("label_missing", "blobs/m")

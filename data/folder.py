@@ -82,7 +82,7 @@ def import_folder(
     if not files.images:
         raise LayoutError(
             "no_images",
-            "The folder holds no .jpg, .png, .bmp or .tif picture.",
+            "The folder holds no .jpg, .png, .bmp, .tif or .webp picture.",
             file=str(folder),
             hint="Name the folder that contains the pictures, or their parent.",
         )

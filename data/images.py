@@ -1,9 +1,9 @@
 """Decoding, strict: a damaged file is an error even where its codec would paint over the damage.
 
-The libraries were chosen by what they do with a file that was cut off: simplejpeg (strict) and
-tifffile raise, libpng (imagecodecs) raises inside the picture data and misses damage behind it, so
-PNG checksums are verified here first.  Pillow is not used for pixels at all: it reduces 16-bit RGB
-to 8 bits without a word.
+The libraries were chosen by what they do with a file that was cut off: simplejpeg (strict),
+tifffile and libwebp (imagecodecs) raise, libpng (imagecodecs) raises inside the picture data and
+misses damage behind it, so PNG checksums are verified here first.  Pillow is not used for pixels at
+all: it reduces 16-bit RGB to 8 bits without a word.
 """
 
 import io
@@ -35,7 +35,7 @@ class DecodedImage:
 
 
 def decode_image(raw: bytes, *, name: str, limits: PixelLimits = DEFAULT_LIMITS) -> DecodedImage:
-    """Decode a JPEG, PNG, BMP or TIFF file completely or not at all.
+    """Decode a JPEG, PNG, BMP, TIFF or WebP file completely or not at all.
 
     Content decides which codec reads the file; a suffix that says otherwise is noted.
 
@@ -50,7 +50,13 @@ def decode_image(raw: bytes, *, name: str, limits: PixelLimits = DEFAULT_LIMITS)
     header = read_header(raw, name=name)
     limits.check(header.width, header.height, name=name)
     notes = _suffix_notes(header, name)
-    decode = {"jpeg": _decode_jpeg, "png": _decode_png, "bmp": _decode_bmp, "tiff": _decode_tiff}
+    decode = {
+        "jpeg": _decode_jpeg,
+        "png": _decode_png,
+        "bmp": _decode_bmp,
+        "tiff": _decode_tiff,
+        "webp": _decode_webp,
+    }
     pixels, conversions = decode[header.format](raw, header, name)
     notes += conversions
     if header.orientation != 1:
@@ -68,7 +74,7 @@ def decode_image(raw: bytes, *, name: str, limits: PixelLimits = DEFAULT_LIMITS)
 def _suffix_notes(header: ImageHeader, name: str) -> list[str]:
     stem, dot, suffix = name.rpartition(".")
     kinds = {"jpg": "jpeg", "jpeg": "jpeg", "png": "png", "bmp": "bmp", "tif": "tiff"}
-    kinds["tiff"] = "tiff"
+    kinds |= {"tiff": "tiff", "webp": "webp"}
     kind = kinds.get(suffix.lower())
     if stem and dot and kind is not None and kind != header.format:
         return [f"named .{suffix} but is {header.format.upper()}; read as {header.format.upper()}"]
@@ -171,6 +177,16 @@ def _decode_tiff(raw: bytes, header: ImageHeader, name: str) -> tuple[Any, list[
         notes.append("alpha channel dropped")
     # TIFF may be stored in either byte order; the product computes in the machine's own.
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False), notes
+
+
+def _decode_webp(raw: bytes, _header: ImageHeader, name: str) -> tuple[Any, list[str]]:
+    import imagecodecs
+
+    try:
+        pixels = imagecodecs.webp_decode(raw)
+    except (imagecodecs.WebpError, ValueError, MemoryError) as error:
+        raise damaged(name, f"The WebP data are cut off or damaged: {error}.") from error
+    return _drop_alpha(pixels)
 
 
 def _apply_orientation(pixels: Any, orientation: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from data.errors import LayoutError
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 # The last is Pascal VOC's.
 _IMAGE_FOLDERS = frozenset({"images", "image", "data", "img", "imgs", "jpegimages"})
@@ -68,8 +68,8 @@ def sample_key(path: str) -> SampleKey:
             "unsupported_file",
             f"The suffix {suffix!r} is neither a picture's nor an annotation file's.",
             file=path,
-            hint="Upload .jpg, .png, .bmp or .tif pictures, with .json (LabelMe), .xml (Pascal "
-            "VOC), labels/….txt (YOLO) or mask .png.",
+            hint="Upload .jpg, .png, .bmp, .tif or .webp pictures, with .json (LabelMe), .xml "
+            "(Pascal VOC), labels/….txt (YOLO) or mask .png.",
         )
     is_mask = stem.lower().endswith("_mask")
     if is_mask or is_in_label_folder:

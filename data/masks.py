@@ -23,7 +23,7 @@ def read_mask(
     under it are the values.
 
     Args:
-        raw: A PNG, BMP or TIFF file.
+        raw: A PNG, BMP, TIFF or lossless WebP file.
         name: The file as the user knows it, for errors.
         classes: The data set's classes, in order.
         limits: Bounds checked from the header before allocation.
@@ -32,17 +32,18 @@ def read_mask(
         (H, W) uint8.
 
     Raises:
-        LabelError: The file is JPEG, in colour, damaged, or holds a value that is no class; the
-            first such pixel is named.
+        LabelError: The file is JPEG or lossy WebP, in colour, damaged, or holds a value that is no
+            class; the first such pixel is named.
         ImageError: The file is no picture that can be decoded at all.
     """
     header = read_header(raw, name=name)
-    if header.format == "jpeg":
+    if header.is_lossy:
+        kind = "JPEG" if header.format == "jpeg" else "lossy WebP"
         raise LabelError(
             "mask_lossy",
-            "The mask is a JPEG file, whose compression changes values at every edge.",
+            f"The mask is a {kind} file, whose compression changes values at every edge.",
             file=name,
-            hint="Export the mask again as PNG; converting the JPEG would keep the damage.",
+            hint="Export the mask again as PNG; converting this file would keep the damage.",
         )
     limits.check(header.width, header.height, name=name)
     indices = _read_png_indices(raw, name) if header.format == "png" else None

@@ -26,7 +26,7 @@ from service.resources import (
 
 router = APIRouter(tags=["predict"])
 
-_IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff")
+_IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
 _REQUEST_BODY = {
     "requestBody": {
         "required": True,

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from data.coco import looks_like_coco, read_coco
+from data.coco import CocoFrame, looks_like_coco, read_coco
 from data.errors import DataError, LabelError, LayoutError
 from data.images import decode_image
 from data.label_files import read_label_file
@@ -199,14 +199,18 @@ class Uploads:
 
     def _accept_coco(self, sample: _Sample) -> FileOutcome:
         frames = read_coco(sample.raw, name=sample.name, classes=self._dataset.classes)
-        self._storage.put_stream([sample.raw])
         try:
-            with self._writes.begin() as session:
-                return add_labels(session, self._dataset, sample.name, frames)
+            return self._add_coco(sample, frames)
         except IntegrityError:
             # Only a database whose writers overlap comes here; what won is now seen.
-            with self._writes.begin() as session:
-                return add_labels(session, self._dataset, sample.name, frames)
+            return self._add_coco(sample, frames)
+
+    def _add_coco(self, sample: _Sample, frames: Sequence[CocoFrame]) -> FileOutcome:
+        with self._writes.begin() as session:
+            outcome = add_labels(session, self._dataset, sample.name, frames)
+            # Still before the rows are committed, and not for a file that was refused.
+            self._storage.put_stream([sample.raw])
+            return outcome
 
     def _insert(
         self,
@@ -215,6 +219,11 @@ class Uploads:
         conflict: Callable[[Session], FileOutcome | None],
         outcome: Callable[[Session], FileOutcome],
     ) -> FileOutcome:
+        # A file that is refused leaves no blob behind.
+        with self._reads() as session:
+            settled = conflict(session)
+        if settled is not None:
+            return settled
         self._storage.put_stream([sample.raw])
         try:
             with self._writes.begin() as session:

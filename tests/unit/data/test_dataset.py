@@ -13,12 +13,16 @@ from data import (
     DataError,
     Frame,
     FrameDataset,
+    GoodFrame,
+    ImageError,
     Item,
     Manifest,
     SplitSpec,
     assign_splits,
     import_folder,
 )
+from data.dataset import load_frame
+from data.storage import sha256_hex
 from data.synthetic import write_dataset
 
 CROP = CropSpec(height_px=64, width_px=64, defect_rate=1.0)
@@ -224,3 +228,15 @@ def test_16_bit_frames_stay_16_bit(tmp_path: Path) -> None:
     frame = frames.frame(0, epoch=0)
     assert frame.pixels.dtype == np.uint16
     assert len(np.unique(frame.pixels)) > 1000
+
+
+def test_a_picture_of_another_size_than_the_manifest_says_is_refused_by_its_name(
+    tmp_path: Path,
+) -> None:
+    raw = bytes(imagecodecs.png_encode(np.zeros((48, 64), np.uint8)))
+    (tmp_path / "a").write_bytes(raw)
+    digest = sha256_hex(raw)
+    item = Item("a.png", "a", "a", digest, 48, 64, 1, 8, None, "train", GoodFrame())
+    with pytest.raises(ImageError) as caught:
+        load_frame(item, tmp_path, ("pit",), 1)
+    assert (caught.value.code, caught.value.file) == ("image_size_mismatch", "a.png")

@@ -131,3 +131,9 @@ def test_labels_without_a_defect_are_a_good_frame() -> None:
 def test_a_negative_zero_is_kept_as_zero_so_that_equal_labels_have_equal_bytes() -> None:
     assert str(Box("pit", -0.0, 1, 2, 3).x) == "0.0"
     assert str(Polygon("pit", ((-0.0, 1), (2, 1), (2, 2))).points[0][0]) == "0.0"
+
+
+def test_a_mask_can_not_be_drawn_without_the_root_that_its_path_is_relative_to() -> None:
+    with pytest.raises(LabelError) as caught:
+        rasterize(MaskLabels("blobs/m", "0" * 64, (1,)), 50, 40, CLASSES, None)
+    assert (caught.value.code, caught.value.file) == ("label_missing", "blobs/m")

@@ -154,14 +154,16 @@ def test_a_label_may_come_before_its_frame_and_waits(client: TestClient, picture
 
 
 @pytest.mark.parametrize("frame_first", [True, False])
-def test_of_a_frame_and_a_label_of_other_sizes_the_later_is_rejected(
-    client: TestClient, pictures: Any, frame_first: bool
+def test_of_a_frame_and_a_label_of_other_sizes_the_later_is_rejected_and_not_stored(
+    client: TestClient, storage: Storage, pictures: Any, frame_first: bool
 ) -> None:
     dataset = _create(client)
     files = [("images/a.png", pictures.frame(1)), ("masks/a.png", pictures.mask(width=100))]
     first, second = files if frame_first else reversed(files)
     assert _outcomes(_send(client, dataset, first)) == [("accepted", None)]
     assert _outcomes(_send(client, dataset, second)) == [("rejected", "label_size_mismatch")]
+    blobs = [path for path in (storage.root / "blobs").rglob("*") if path.is_file()]
+    assert len(blobs) == 1
 
 
 def test_masks_of_many_values_need_declared_classes(client: TestClient, pictures: Any) -> None:

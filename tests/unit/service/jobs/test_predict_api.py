@@ -95,6 +95,22 @@ def test_a_raw_body_is_inspected_like_a_multipart_file(
     assert body["defects"] == multipart["defects"]
 
 
+def test_a_webp_body_is_answered_like_the_png_of_the_same_pixels(
+    client: TestClient, served: str, pixels: Any
+) -> None:
+    colour = np.repeat(pixels[:, :, None], 3, axis=2)
+    # From quality 101 on OpenCV writes WebP without loss.
+    done, encoded = cv2.imencode(".webp", colour, [cv2.IMWRITE_WEBP_QUALITY, 101])
+    assert done
+    # WebP is always in colour, which this mono model refuses, once the frame has been decoded.
+    answers = [
+        client.post("/predict", content=raw, headers={"Content-Type": kind}).json()
+        for raw, kind in ((bytes(encoded), "image/webp"), (png(colour), "image/png"))
+    ]
+    assert answers[0]["code"] == answers[1]["code"] != "unsupported_media_type"
+    assert answers[0]["detail"] == answers[1]["detail"]
+
+
 def test_pictures_come_at_the_size_of_the_frame_and_only_when_asked(
     client: TestClient, served: str, pixels: Any
 ) -> None:

@@ -19,12 +19,14 @@ from service.api import (
     models,
     predict,
     problems,
+    version_health,
     versions,
 )
 from service.api.request_id import RequestIdMiddleware
 from service.database import migrate
 from service.database.engine import open_engine, session_factory
 from service.datasets.imports import clear_archives
+from service.datasets.measurements import FrameMeasurer
 from service.inference import InferenceEngine
 from service.settings import Settings
 from service.storage import Storage
@@ -51,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.read_sessions = session_factory(app.state.engine, writes=False)
     app.state.write_sessions = session_factory(app.state.engine)
     app.state.inference = InferenceEngine(app.state.storage, settings.device)
+    app.state.measurer = FrameMeasurer(app.state.engine, app.state.storage)
     app.state.ingest_limiter = anyio.CapacityLimiter(_PARALLEL_INGESTS)
     problems.install(app)
     app.add_middleware(RequestIdMiddleware)
@@ -59,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         items.router,
         imports.router,
         versions.router,
+        version_health.router,
         jobs.router,
         models.router,
         deployments.router,
@@ -89,6 +93,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await anyio.to_thread.run_sync(migrate.upgrade, app.state.engine)
     await anyio.to_thread.run_sync(_clear_abandoned, app)
     yield
+    await anyio.to_thread.run_sync(app.state.measurer.close)
     await anyio.to_thread.run_sync(app.state.inference.close)
     app.state.engine.dispose()
 

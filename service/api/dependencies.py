@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.datasets.measurements import FrameMeasurer
 from service.inference import InferenceEngine
 from service.settings import Settings
 from service.storage import Storage
@@ -36,6 +37,12 @@ def get_inference(request: Request) -> InferenceEngine:
     return inference
 
 
+def get_measurer(request: Request) -> FrameMeasurer:
+    """Return what measures stored frames."""
+    measurer: FrameMeasurer = request.app.state.measurer
+    return measurer
+
+
 def get_read_session(request: Request) -> Iterator[Session]:
     """Yield a session that never waits for a writer and never commits."""
     sessions: sessionmaker[Session] = request.app.state.read_sessions
@@ -59,5 +66,6 @@ ReadSession = Annotated[Session, Depends(get_read_session, scope="function")]
 WriteSession = Annotated[Session, Depends(get_session, scope="function")]
 EngineDependency = Annotated[Engine, Depends(get_engine)]
 InferenceDependency = Annotated[InferenceEngine, Depends(get_inference)]
+MeasurerDependency = Annotated[FrameMeasurer, Depends(get_measurer)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]
 StorageDependency = Annotated[Storage, Depends(get_storage)]

@@ -1,4 +1,4 @@
-"""The command line: ``hairline serve``, ``upload``, ``export``, ``predict``, ``demo``, ``version``.
+"""The command line: ``hairline serve``, ``upload``, ``health``, ``export``, ``predict``, ``demo``.
 
 Everything heavy is imported inside the command that needs it, so that ``hairline --help`` answers
 at once.
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from service.client import HairlineClient
+    from service.datasets.resources import FindingResource, VersionHealthResource
     from service.errors import FileOutcome
     from service.folder_upload import FolderFiles
     from service.resources import Prediction
@@ -178,6 +179,58 @@ def _rejection(outcome: "FileOutcome") -> str:
     where = f" ({outcome.where})" if outcome.where else ""
     hint = f" {outcome.hint}" if outcome.hint else ""
     return f"{outcome.file}{where}: {outcome.detail}{hint}"
+
+
+@app.command()
+def health(
+    version: Annotated[str, typer.Argument(help="A data-set version by its id.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Write the report with thumbnails to this file, too.")
+    ] = None,
+    url: Url = _DEFAULT_URL,
+) -> None:
+    """Tell what is wrong with a version; the exit status is 1 if anything is an error."""
+    from service.client import HairlineClient, HairlineError
+
+    with HairlineClient(url) as client:
+        try:
+            report = _measured_health(client, version)
+            if html is not None:
+                html.write_text(client.health_page(version), encoding="utf-8")
+        except (HairlineError, OSError) as error:
+            raise _exit(f"{version}: {error}") from error
+    for finding in report.findings:
+        typer.echo(_finding_lines(finding))
+    errors = sum(finding.severity == "error" for finding in report.findings)
+    frames = f"{report.pixels.of} frames were looked at"
+    typer.echo(f"{errors} errors, {len(report.findings) - errors} warnings; {frames}.")
+    for sentence in report.unchecked:
+        typer.echo(f"Not looked at: {sentence}")
+    if report.has_errors:
+        raise typer.Exit(1)
+
+
+def _measured_health(client: "HairlineClient", version: str) -> "VersionHealthResource":
+    """Ask until every frame is measured, showing how far it is on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("measuring frames"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("measure", total=None)
+        while True:
+            report = client.health(version, wait_s=2)
+            bar.update(task, completed=report.pixels.measured, total=report.pixels.of)
+            if report.pixels.is_complete:
+                return report
+
+
+def _finding_lines(finding: "FindingResource") -> str:
+    lines = [f"{finding.severity.upper()} {finding.code} ({finding.count}): {finding.detail}"]
+    lines += [f"    {example}" for example in finding.examples]
+    lines += ["    ..."] if finding.is_cut else []
+    return "\n".join([*lines, f"  What to do: {finding.hint}", ""])
 
 
 @app.command()

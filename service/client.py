@@ -210,10 +210,17 @@ class HairlineClient:
         path = f"/versions/{quote(version_id)}"
         return VersionResource.model_validate(self._transport.call("GET", path))
 
-    def health(self, version_id: str) -> VersionHealthResource:
-        """Return what is wrong with a version, as far as its labels and splits tell."""
-        answer = self._transport.call("GET", f"/versions/{quote(version_id)}/health")
-        return VersionHealthResource.model_validate(answer)
+    def health(self, version_id: str, *, wait_s: float = 5.0) -> VersionHealthResource:
+        """Return what is wrong with a version, as far as it is measured after ``wait_s``."""
+        path, query = f"/versions/{quote(version_id)}/health", {"wait_s": wait_s}
+        return VersionHealthResource.model_validate(self._transport.call("GET", path, params=query))
+
+    def health_page(self, version_id: str) -> str:
+        """Return the same as one HTML file with thumbnails."""
+        query = {"format": "html"}
+        return self._transport.send(
+            "GET", f"/versions/{quote(version_id)}/health", params=query
+        ).text
 
     def diff(self, version_id: str, *, against: str) -> VersionDiffResource:
         """Return what changed from the version ``against`` to this one."""

@@ -19,6 +19,7 @@ from service.api import (
     models,
     predict,
     problems,
+    version_health,
     versions,
 )
 from service.api.archive_pieces import ArchivePieces
@@ -26,6 +27,7 @@ from service.api.request_id import RequestIdMiddleware
 from service.database import migrate
 from service.database.engine import open_engine, session_factory
 from service.datasets.imports import ABANDONED_AFTER_S
+from service.datasets.measurements import FrameMeasurer
 from service.datasets.picture_cache import PictureCache
 from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
@@ -56,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.write_sessions = session_factory(app.state.engine)
     app.state.inference = InferenceEngine(app.state.storage, settings.device)
     app.state.archive_pieces = ArchivePieces(app.state.engine, app.state.storage, settings)
+    app.state.measurer = FrameMeasurer(app.state.engine, app.state.storage)
     app.state.ingest_limiter = anyio.CapacityLimiter(_PARALLEL_INGESTS)
     app.state.preview_limiter = anyio.CapacityLimiter(_PARALLEL_PREVIEWS)
     app.state.previews = _preview_store(app)
@@ -66,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
         items.router,
         imports.router,
         versions.router,
+        version_health.router,
         jobs.router,
         models.router,
         deployments.router,
@@ -103,6 +107,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await anyio.to_thread.run_sync(migrate.upgrade, app.state.engine)
     await anyio.to_thread.run_sync(_clear_abandoned, app)
     yield
+    await anyio.to_thread.run_sync(app.state.measurer.close)
     await anyio.to_thread.run_sync(app.state.inference.close)
     app.state.engine.dispose()
 

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.api.archive_pieces import ArchivePieces
+from service.datasets.measurements import FrameMeasurer
 from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
 from service.settings import Settings
@@ -50,6 +51,12 @@ def get_previews(request: Request) -> PreviewStore:
     return previews
 
 
+def get_measurer(request: Request) -> FrameMeasurer:
+    """Return what measures stored frames."""
+    measurer: FrameMeasurer = request.app.state.measurer
+    return measurer
+
+
 def get_read_session(request: Request) -> Iterator[Session]:
     """Yield a session that never waits for a writer and never commits."""
     sessions: sessionmaker[Session] = request.app.state.read_sessions
@@ -74,6 +81,7 @@ WriteSession = Annotated[Session, Depends(get_session, scope="function")]
 ArchivePiecesDependency = Annotated[ArchivePieces, Depends(get_archive_pieces)]
 EngineDependency = Annotated[Engine, Depends(get_engine)]
 InferenceDependency = Annotated[InferenceEngine, Depends(get_inference)]
+MeasurerDependency = Annotated[FrameMeasurer, Depends(get_measurer)]
 PreviewsDependency = Annotated[PreviewStore, Depends(get_previews)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]
 StorageDependency = Annotated[Storage, Depends(get_storage)]

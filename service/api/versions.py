@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data import Manifest, SplitSpec
 from data.export import ExportFormat, export_files, tar_size, tar_stream
-from data.health import DEFAULT_STRIDE_PX, check_health
 from data.manifest_diff import diff_manifests
 from service.api.dependencies import EngineDependency, ReadSession, StorageDependency
 from service.api.idempotency import IdempotencyKey, record, replay
@@ -18,9 +17,7 @@ from service.database.engine import session_factory
 from service.database.tables import Version
 from service.datasets.repository import get_dataset
 from service.datasets.resources import (
-    FindingResource,
     VersionDiffResource,
-    VersionHealthResource,
     VersionResource,
 )
 from service.datasets.versions import Unlabelled, freeze, get_version, select_versions
@@ -168,25 +165,6 @@ def read_manifest(
         media_type="application/jsonl",
         filename=f"{version.id}.jsonl",
     )
-
-
-@router.get("/versions/{version_id}/health", summary="What is wrong with a version")
-def read_health(
-    version_id: str,
-    session: ReadSession,
-    storage: StorageDependency,
-    stride_px: Annotated[
-        int, Query(ge=1, le=64, description="Of the network's finest features.")
-    ] = DEFAULT_STRIDE_PX,
-) -> VersionHealthResource:
-    """Return findings with examples and remedies; labels and splits are looked at, not pictures."""
-    version = get_version(session, version_id)
-    manifest = Manifest.read(storage.manifest_path(version.digest))
-    findings = [
-        FindingResource(**asdict(finding))
-        for finding in check_health(manifest, stride_px=stride_px)
-    ]
-    return VersionHealthResource(version=version.id, findings=findings)
 
 
 @router.get("/versions/{version_id}/diff", summary="Compare a version with an older one")

@@ -5,10 +5,12 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Dialect,
     ForeignKey,
     Index,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -179,6 +181,26 @@ class Version(Base):
     statistics: Mapped[dict[str, Any]] = mapped_column(JSON)
     warnings: Mapped[list[str]] = mapped_column(JSON, default=list)
     created_at: Mapped[datetime] = mapped_column(default=now_utc)
+
+
+class Measurement(Base):
+    """What was found when a stored file was last read whole; any data set may hold the file."""
+
+    __tablename__ = "measurements"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    # Which way of measuring; another one measures again.
+    method: Mapped[int]
+    # Of the file as it was read: one that differs now is read again.
+    byte_count: Mapped[int] = mapped_column(BigInteger)
+    modified_ns: Mapped[int] = mapped_column(BigInteger)
+    # Code and detail of a file that could not be read.
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    # data.FrameMeasurement without its two signatures; null for a mask, which is only verified.
+    numbers: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    layout: Mapped[bytes | None] = mapped_column(LargeBinary)
+    detail: Mapped[bytes | None] = mapped_column(LargeBinary)
+    measured_at: Mapped[datetime] = mapped_column(default=now_utc)
 
 
 class Job(Base):

@@ -205,7 +205,26 @@ class FindingResource(_Resource):
     detail: str
     count: Annotated[int, Field(description="Frames, defects or classes concerned.")]
     examples: Annotated[list[str], Field(description="Some of them.")]
+    frames: Annotated[
+        list[list[str]], Field(description="For each example the names of the frames to look at.")
+    ]
+    is_cut: Annotated[bool, Field(description="Whether there are more examples.")]
     hint: str
+
+
+class MeasuredPixels(_Resource):
+    """How many frames' pixels the report knows."""
+
+    measured: Annotated[int, Field(description="Measured, or found unreadable.")]
+    of: int
+    oldest: Annotated[
+        datetime | None, Field(description="When the file read longest ago was last read whole.")
+    ]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every frame was looked at."""
+        return self.measured == self.of
 
 
 class VersionHealthResource(_Resource):
@@ -213,6 +232,16 @@ class VersionHealthResource(_Resource):
 
     version: str
     findings: list[FindingResource]
+    pixels: Annotated[
+        MeasuredPixels, Field(description="While incomplete, ask again: measuring goes on.")
+    ]
+    unchecked: Annotated[list[str], Field(description="What was not looked at, and why.")]
+    page: Annotated[str, Field(description="The same for people, as one HTML file.")]
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether anything keeps training or its judgement from working."""
+        return any(finding.severity == "error" for finding in self.findings)
 
 
 class VersionDiffResource(_Resource):

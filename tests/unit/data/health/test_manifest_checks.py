@@ -21,8 +21,9 @@ MOVES: tuple[tuple[int, SplitName], ...] = ((1, "train"), (2, "test"))
 CLASSES = ("pit", "scratch")
 
 
-def square(class_name: str, side: float) -> Polygon:
-    return Polygon(class_name, ((1, 1), (1 + side, 1), (1 + side, 1 + side), (1, 1 + side)))
+def square(class_name: str, side: float, left: float = 1) -> Polygon:
+    right, bottom = left + side, 1 + side
+    return Polygon(class_name, ((left, 1), (right, 1), (right, bottom), (left, bottom)))
 
 
 def changed(items: list[Item], index: int, **changes: Any) -> None:
@@ -37,7 +38,7 @@ def codes(items: list[Item], **others: Any) -> list[str]:
 @pytest.fixture
 def items(make_item: ItemFactory) -> list[Item]:
     """Ten good and ten defective frames a split, both classes in each: nothing is wrong."""
-    labels = PolygonLabels((square("pit", 6), square("scratch", 8)))
+    labels = PolygonLabels((square("pit", 6), square("scratch", 8, left=20)))
     return [
         dataclasses.replace(
             make_item(f"{split}_{kind}_{index}"),
@@ -92,7 +93,11 @@ def test_a_split_without_defects_is_an_error_and_comes_first(items: list[Item]) 
 def test_rare_classes_are_named_with_their_counts(items: list[Item]) -> None:
     for index, item in enumerate(items):
         if item.is_defective and index % 10:
-            changed(items, index, labels=PolygonLabels((square("pit", 6),) * 3))
+            changed(
+                items,
+                index,
+                labels=PolygonLabels(tuple(square("pit", 6, left) for left in (1, 11, 21))),
+            )
     few, imbalance = check_health(Manifest("segmentation", CLASSES, tuple(items)))
     assert (few.code, few.examples) == ("few_defects", ("scratch: 1",))
     assert (imbalance.code, imbalance.examples) == ("class_imbalance", ("scratch: 3",))
@@ -117,10 +122,35 @@ def test_frames_of_one_part_in_two_splits_are_suspected_by_their_names(
 def test_examples_are_few_and_the_count_is_whole(items: list[Item]) -> None:
     for index, item in enumerate(items):
         if item.is_defective:
-            changed(items, index, labels=BoxLabels((Box("pit", 1, 1, 9, 9),) * 2))
+            changed(
+                items, index, labels=BoxLabels((Box("pit", 1, 1, 9, 9), Box("pit", 20, 1, 9, 9)))
+            )
     boxes = [
         f
         for f in check_health(Manifest("segmentation", CLASSES, tuple(items)))
         if f.code == "boxes_for_segmentation"
     ]
     assert (boxes[0].count, len(boxes[0].examples)) == (30, MOST_EXAMPLES)
+
+
+def test_a_group_in_two_splits_is_an_error(items: list[Item]) -> None:
+    for index in (0, 20):
+        changed(items, index, group="part_7")
+    (found,) = check_health(Manifest("segmentation", CLASSES, tuple(items)))
+    assert (found.code, found.severity) == ("group_in_several_splits", "error")
+    assert found.examples == ("part_7 (calibration, train)",)
+    assert found.frames == (("calibration_bad_0", "train_bad_0"),)
+
+
+def test_a_label_that_reaches_out_of_its_frame_is_an_error(items: list[Item]) -> None:
+    pit, scratch = items[0].labels.polygons  # type: ignore[union-attr]
+    changed(items, 0, labels=PolygonLabels((pit, scratch, square("pit", 6, left=58))))
+    assert codes(items) == []
+    changed(items, 0, labels=PolygonLabels((pit, scratch, square("pit", 6, left=59))))
+    (found,) = check_health(Manifest("segmentation", CLASSES, tuple(items)))
+    assert (found.code, found.severity) == ("labels_outside_frame", "error")
+
+
+def test_the_same_bytes_twice_are_found_without_looking_at_pixels(items: list[Item]) -> None:
+    changed(items, 40, sha256=items[0].sha256)
+    assert codes(items) == ["identical_frames_across_splits"]

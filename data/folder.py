@@ -12,8 +12,16 @@ from data.images import decode_image
 from data.items import Item
 from data.label_files import UNDECLARED_MASK_CLASS, LabelFile, LabelKind, read_label_file
 from data.labels import GoodFrame, Labels, check_labels_fit, named_classes
-from data.layout import clean_name, sample_key
+from data.layout import clean_name
 from data.limits import DEFAULT_LIMITS, PixelLimits
+from data.recognition import (
+    PAIRED_BY_NAME,
+    Layout,
+    LayoutName,
+    check_classes,
+    files_to_look_into,
+    recognize_layout,
+)
 from data.storage import sha256_hex
 
 Unlabelled = Literal["reject", "good", "exclude"]
@@ -32,6 +40,7 @@ class FolderImport:
         problems: One error a file that was not taken.
         ignored: Files that are neither pictures nor labels, such as a README.
         excluded: Unlabelled pictures that were left out because the caller said so.
+        layout: As recognized or named, with its evidence.
     """
 
     items: tuple[Item, ...]
@@ -39,6 +48,7 @@ class FolderImport:
     problems: tuple[DataError, ...]
     ignored: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    layout: Layout = PAIRED_BY_NAME
 
 
 @dataclass
@@ -58,6 +68,7 @@ def import_folder(
     *,
     classes: Sequence[str] | None = None,
     unlabelled: Unlabelled = "reject",
+    layout: LayoutName | None = None,
     root: Path | None = None,
     limits: PixelLimits = DEFAULT_LIMITS,
 ) -> FolderImport:
@@ -69,16 +80,21 @@ def import_folder(
             one class then, ``defect``.
         unlabelled: What a picture without label is: a problem (``missing_label``), a good frame,
             or left out.
+        layout: None recognizes it.
         root: What items' paths are relative to; ``folder`` if None.
         limits: Bounds on a picture's size.
 
     Raises:
         LayoutError: The folder is missing, outside ``root`` or holds no picture at all, or it
-            mixes masks with other label files, or holds YOLO files, without naming the classes.
+            mixes masks with other label files, or holds YOLO files, without naming the classes; or
+            its layout is ambiguous or not the one that is named.
+        LabelError: Its ``data.yaml`` is wrong or names other classes.
     """
     root = folder if root is None else root
     prefix = _prefix(folder, root)
-    files = _sort_files(folder)
+    recognized = _recognize(folder, layout)
+    check_classes(recognized, classes)
+    files = _sort_files(folder, recognized)
     if not files.images:
         raise LayoutError(
             "no_images",
@@ -86,8 +102,9 @@ def import_folder(
             file=str(folder),
             hint="Name the folder that contains the pictures, or their parent.",
         )
-    found = tuple(classes) if classes is not None else _find_classes(folder, files)
-    reader = _SampleReader(folder, prefix, found, unlabelled, limits)
+    found = tuple(classes or recognized.classes or _find_classes(folder, files))
+    numbered = recognized.classes or found
+    reader = _SampleReader(folder, prefix, found, numbered, unlabelled, limits)
     items, problems = _read_samples(files, reader)
     for labels in files.labels.values():
         problems += [_orphan(name) for name, _ in labels]
@@ -97,6 +114,7 @@ def import_folder(
         problems=tuple(sorted(problems, key=lambda error: error.file or "")),
         ignored=tuple(files.ignored),
         excluded=tuple(reader.excluded),
+        layout=recognized,
     )
 
 
@@ -144,7 +162,13 @@ def _walk(folder: Path) -> Iterator[str]:
             yield name
 
 
-def _sort_files(folder: Path) -> _Files:
+def _recognize(folder: Path, named: LayoutName | None) -> Layout:
+    names = list(_walk(folder))
+    contents = {name: _read(folder, name) for name in files_to_look_into(names)}
+    return recognize_layout(names, contents, named=named, file=str(folder))
+
+
+def _sort_files(folder: Path, layout: Layout) -> _Files:
     files = _Files()
     for name in _walk(folder):
         try:
@@ -153,8 +177,10 @@ def _sort_files(folder: Path) -> _Files:
             files.problems.append(error)
             continue
         try:
-            sample = sample_key(name)
+            sample = layout.sample(name)
         except LayoutError:
+            sample = None
+        if sample is None:
             files.ignored.append(name)
             continue
         if sample.kind == "image":
@@ -192,6 +218,7 @@ def _read_label(
     *,
     prefix: str = "",
     classes: Sequence[str] | None = None,
+    numbered: Sequence[str] | None = None,
     frame_size: tuple[int, int] | None = None,
     limits: PixelLimits = DEFAULT_LIMITS,
 ) -> LabelFile:
@@ -201,6 +228,7 @@ def _read_label(
         name=name,
         kind=kind,
         classes=classes,
+        numbered=numbered,
         file=prefix + name,
         sha256=sha256_hex(raw),
         frame_size=frame_size,
@@ -237,12 +265,14 @@ class _SampleReader:
         folder: Path,
         prefix: str,
         classes: tuple[str, ...],
+        numbered: tuple[str, ...],
         unlabelled: Unlabelled,
         limits: PixelLimits,
     ) -> None:
         self._folder = folder
         self._prefix = prefix
         self._classes = classes
+        self._numbered = numbered
         self._unlabelled = unlabelled
         self._limits = limits
         self._seen: dict[str, str] = {}
@@ -298,6 +328,7 @@ class _SampleReader:
             kind,
             prefix=self._prefix,
             classes=self._classes,
+            numbered=self._numbered,
             frame_size=(header.width, header.height),
             limits=self._limits,
         )

@@ -46,6 +46,7 @@ def read_label_file(
     file: str,
     sha256: str,
     frame_size: tuple[int, int] | None,
+    numbered: Sequence[str] | None = None,
     limits: PixelLimits = DEFAULT_LIMITS,
 ) -> LabelFile:
     """Read a label file completely.
@@ -60,6 +61,8 @@ def read_label_file(
         sha256: Of ``raw``.
         frame_size: Width and height of its frame, None if that is not there yet. Only a YOLO file
             needs it; whether the others fit their frame is the caller's to check.
+        numbered: What the numbers in YOLO files stand for, as ``data.yaml`` says; None takes
+            ``classes``.
         limits: Bounds on a mask's size.
 
     Raises:
@@ -82,7 +85,7 @@ def read_label_file(
         annotation = read_voc(raw, name=name, classes=classes)
         return LabelFile(annotation.width, annotation.height, labels_from_boxes(annotation.boxes))
     if kind == "yolo":
-        return _read_yolo(raw, name, classes, frame_size)
+        return _read_yolo(raw, name, numbered or classes, frame_size)
     mask = _read_mask(raw, name, classes, limits)
     return LabelFile(mask.shape[1], mask.shape[0], labels_from_mask(mask, file=file, sha256=sha256))
 
@@ -96,7 +99,8 @@ def _read_yolo(
             "The file numbers its classes, and the data set declares none.",
             file=name,
             where="whole file",
-            hint="Create the data set with its classes, in the order of data.yaml.",
+            hint="Create the data set with its classes, in the order of data.yaml, or import the "
+            "archive that holds data.yaml.",
         )
     if frame_size is None:
         raise LabelError(

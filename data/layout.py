@@ -16,6 +16,8 @@ _LABEL_FOLDERS = _MASK_FOLDERS | {"label", "labels", "annotations", "json", "xml
 
 _ANNOTATION_KINDS: dict[str, Literal["labelme", "voc"]] = {".json": "labelme", ".xml": "voc"}
 
+SampleKind = Literal["image", "mask", "labelme", "voc", "yolo"]
+
 # labelImg writes the names of the classes beside YOLO labels.
 _CLASS_LIST = "classes"
 
@@ -31,7 +33,7 @@ class SampleKey:
         key: Equal for a picture and its label.
     """
 
-    kind: Literal["image", "mask", "labelme", "voc", "yolo"]
+    kind: SampleKind
     key: str
 
 

@@ -117,12 +117,18 @@ class HairlineClient:
             answer = self._transport.call("POST", _dataset(dataset_id, "images"), files=parts)
         return UploadResource.model_validate(answer)
 
-    def upload_archive(self, dataset_id: str, archive: Path) -> ImportResource:
-        """Send a zip or tar archive; `archive_import` tells how far its import is."""
+    def upload_archive(
+        self, dataset_id: str, archive: Path, *, layout: str | None = None
+    ) -> ImportResource:
+        """Send a zip or tar archive; `archive_import` tells how far its import is.
+
+        ``layout`` names how its files belong together; None lets the service recognize it.
+        """
         headers = {"Content-Length": str(archive.stat().st_size)}
         with archive.open("rb") as file:
             path = _dataset(dataset_id, "archive")
-            answer = self._transport.call("PUT", path, content=file, headers=headers)
+            query = {} if layout is None else {"layout": layout}
+            answer = self._transport.call("PUT", path, content=file, headers=headers, params=query)
         return ImportResource.model_validate(answer["import"])
 
     def archive_import(self, dataset_id: str, import_id: str) -> ImportResource:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Annotated
 
 import anyio
-from fastapi import APIRouter, Request, Response, status
+from fastapi import APIRouter, Query, Request, Response, status
 
+from data.recognition import LayoutName
 from service.api.dependencies import (
     EngineDependency,
     ReadSession,
@@ -15,6 +17,14 @@ from service.api.dependencies import (
 from service.database.tables import Import
 from service.datasets.imports import get_import, queue_import
 from service.datasets.resources import ImportResource
+
+LayoutQuery = Annotated[
+    LayoutName | None,
+    Query(
+        description="How the archive's files belong together. Left out, it is recognized, or the "
+        "import fails with layout_ambiguous; named, labels of other formats are left out."
+    ),
+]
 
 router = APIRouter(prefix="/datasets/{dataset_id}", tags=["data sets"])
 
@@ -42,6 +52,7 @@ async def put_archive(
     engine: EngineDependency,
     storage: StorageDependency,
     settings: SettingsDependency,
+    layout: LayoutQuery = None,
 ) -> dict[str, ImportResource]:
     """Receive an archive and queue its import; an empty or damaged one leaves nothing behind."""
     stream = request.stream()
@@ -56,7 +67,7 @@ async def put_archive(
             yield chunk
 
     row = await anyio.to_thread.run_sync(
-        partial(queue_import, engine, storage, settings, dataset_id, chunks())
+        partial(queue_import, engine, storage, settings, dataset_id, chunks(), layout=layout)
     )
     response.headers["Location"] = f"/datasets/{dataset_id}/imports/{row.id}"
     return {"import": _resource(row)}
@@ -78,6 +89,7 @@ def _resource(row: Import) -> ImportResource:
             "total": row.total,
             "rejected": row.outcomes,
             "error": row.error,
+            "layout": row.layout,
             "created_at": row.created_at,
         }
     )

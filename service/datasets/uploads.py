@@ -19,7 +19,8 @@ from data.coco import looks_like_coco, read_coco
 from data.errors import DataError, LabelError, LayoutError
 from data.images import decode_image
 from data.label_files import read_label_file
-from data.layout import SampleKey, clean_name, is_frame, sample_key
+from data.layout import SampleKey, clean_name, is_frame
+from data.recognition import PAIRED_BY_NAME, Layout
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label
 from service.datasets.coco_labels import add_labels
@@ -68,17 +69,30 @@ class _Sample:
 class Uploads:
     """Takes files into one data set.
 
+    Args:
+        engine: Of the database.
+        storage: Keeps the files.
+        settings: Say how large a file may be.
+        dataset_id: The data set.
+        layout: Says what each file is; none of those given may be left out by it.
+
     Raises:
         NotFound: There is no such data set.
     """
 
     def __init__(
-        self, engine: Engine, storage: Storage, settings: Settings, dataset_id: str
+        self,
+        engine: Engine,
+        storage: Storage,
+        settings: Settings,
+        dataset_id: str,
+        layout: Layout = PAIRED_BY_NAME,
     ) -> None:
         self._reads = session_factory(engine, writes=False)
         self._writes = session_factory(engine)
         self._storage = storage
         self._settings = settings
+        self._layout = layout
         with self._reads() as session:
             self._dataset: Dataset = get_dataset(session, dataset_id)
 
@@ -109,7 +123,8 @@ class Uploads:
 
     def _read(self, file: IncomingFile) -> _Sample:
         name = clean_name(file.name)
-        key = sample_key(name)
+        key = self._layout.sample(name)
+        assert key is not None  # The caller has seen to it.
         limit = self._settings.max_file_bytes
         with file.open() as stream:
             # What an archive announces as a member's size may be a lie, so it is read to the limit.
@@ -167,6 +182,7 @@ class Uploads:
             classes=self._dataset.classes,
             file=self._storage.blob_relative(sample.sha256),
             sha256=sample.sha256,
+            numbered=self._layout.classes,
             frame_size=None if frame is None else (frame.width, frame.height),
         )
         label = Label(

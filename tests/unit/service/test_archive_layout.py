@@ -1,0 +1,122 @@
+import io
+import json
+import zipfile
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+
+from service.datasets.imports import run_import
+from service.settings import Settings
+from service.storage import Storage
+
+YAML = b"names: [spur, short]"
+LABEL = b"1 0.5 0.5 0.25 0.5\n"
+
+
+def pack(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+class Importer:
+    """Creates data sets and takes archives into them."""
+
+    def __init__(
+        self, client: TestClient, engine: Engine, storage: Storage, settings: Settings
+    ) -> None:
+        self.client = client
+        self._parts = (engine, storage, settings)
+
+    def run(self, files: dict[str, bytes], layout: str | None = None, **dataset: Any) -> Any:
+        body = {"name": f"set {layout} {dataset}", "task": "segmentation"} | dataset
+        self.dataset = self.client.post("/datasets", json=body).json()["id"]
+        query = {} if layout is None else {"layout": layout}
+        path = f"/datasets/{self.dataset}/archive"
+        answer = self.client.put(path, content=pack(files), params=query)
+        assert answer.status_code == 202, answer.json()
+        run_import(*self._parts, answer.json()["import"]["id"])
+        return self.client.get(answer.headers["Location"]).json()
+
+    def items(self) -> Any:
+        return self.client.get(f"/datasets/{self.dataset}/items").json()["items"]
+
+
+@pytest.fixture
+def importer(client: TestClient, engine: Engine, storage: Storage, settings: Settings) -> Importer:
+    return Importer(client, engine, storage, settings)
+
+
+@pytest.fixture
+def yolo(pictures: Any) -> dict[str, bytes]:
+    frame = {"images/a.png": pictures.frame(0)}
+    return {"data.yaml": YAML, "labels/a.txt": LABEL} | frame
+
+
+@pytest.mark.parametrize("classes", [None, ["short", "spur"]])
+def test_a_yolo_archive_says_what_it_was_taken_for_and_numbers_classes_as_its_data_yaml(
+    importer: Importer, yolo: dict[str, bytes], classes: Any
+) -> None:
+    ended = importer.run(yolo, classes=classes)
+    assert (ended["status"], ended["done"]) == ("succeeded", 3)
+    assert ended["layout"] == {
+        "name": "yolo",
+        "is_named": False,
+        "evidence": "yolo: data.yaml and 1 .txt in a label folder",
+        "notes": ["classes as data.yaml numbers them: spur, short"],
+    }
+    assert importer.items()[0]["label"]["classes"] == {"short": 1}
+
+
+def test_a_data_yaml_with_other_classes_fails_the_import_at_its_place(
+    importer: Importer, yolo: dict[str, bytes]
+) -> None:
+    ended = importer.run(yolo, classes=["spur", "pit"])
+    assert (ended["status"], ended["error"]["code"]) == ("failed", "classes_differ")
+    assert (ended["error"]["file"], ended["error"]["where"]) == ("data.yaml", "names")
+    assert importer.items() == []
+    broken = importer.run(yolo | {"data.yaml": b"nc: 1\nnames: [spur"}, classes=["spur"])
+    assert (broken["error"]["code"], broken["error"]["where"]) == ("label_not_yaml", "line 2")
+
+
+def test_two_formats_for_one_frame_are_asked_about_and_the_named_one_is_taken(
+    importer: Importer, yolo: dict[str, bytes], pictures: Any
+) -> None:
+    both = yolo | {"annotations/a.json": pictures.labelme("a.png")}
+    refused = importer.run(both, name="first")
+    assert (refused["status"], refused["error"]["code"]) == ("failed", "layout_ambiguous")
+    assert refused["error"]["file"] == "archive"
+    assert importer.items() == []
+    for layout, kind in (("yolo", "yolo"), ("labelme", "labelme")):
+        ended = importer.run(both, layout=layout)
+        assert (ended["layout"]["name"], ended["layout"]["is_named"]) == (layout, True)
+        assert any("were left out" in note for note in ended["layout"]["notes"])
+        assert importer.items()[0]["label"]["kind"] == kind
+
+
+def test_a_coco_files_own_notes_are_in_the_imports_answer(
+    importer: Importer, pictures: Any
+) -> None:
+    document = {
+        "images": [{"id": 0, "file_name": "a.png", "width": 96, "height": 64}],
+        "categories": [],
+        "annotations": [],
+    }
+    files = {"all.json": json.dumps(document).encode(), "a.png": pictures.frame(0)}
+    ended = importer.run(files)
+    assert ended["layout"]["evidence"] == 'coco: all.json with "images" and "annotations"'
+    assert ended["layout"]["notes"] == ["all.json: labels of 1 frames"]
+
+
+def test_a_layout_that_does_not_exist_is_refused_before_the_archive_is_received(
+    importer: Importer, storage: Storage
+) -> None:
+    dataset = importer.client.post("/datasets", json={"name": "a", "task": "segmentation"}).json()
+    path = f"/datasets/{dataset['id']}/archive"
+    answer = importer.client.put(path, content=b"x", params={"layout": "dota"})
+    assert (answer.status_code, answer.json()["where"]) == (422, "query/layout")
+    assert list(storage.spool_dir.iterdir()) == []

@@ -102,7 +102,7 @@ def import_folder(
             file=str(folder),
             hint="Name the folder that contains the pictures, or their parent.",
         )
-    found = tuple(classes or recognized.classes or _find_classes(folder, files))
+    found = tuple(classes or recognized.fixed_classes or _find_classes(folder, files))
     numbered = recognized.classes or found
     reader = _SampleReader(folder, prefix, found, numbered, unlabelled, limits)
     items, problems = _read_samples(files, reader)

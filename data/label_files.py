@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.coco import looks_like_coco
+from data.deeppcb import read_deeppcb
 from data.errors import LabelError
 from data.labelme import read_labelme
 from data.labels import Labels, labels_from_boxes, labels_from_mask, labels_from_polygons
@@ -16,7 +17,7 @@ from data.masks import read_mask
 from data.voc import read_voc
 from data.yolo import read_yolo
 
-LabelKind = Literal["mask", "labelme", "voc", "yolo"]
+LabelKind = Literal["mask", "labelme", "voc", "yolo", "deeppcb"]
 
 # The class of binary masks whose classes nobody declared.
 UNDECLARED_MASK_CLASS = "defect"
@@ -59,8 +60,8 @@ def read_label_file(
             are binary.
         file: Where the file lies, relative to the storage root; a mask's labels name it.
         sha256: Of ``raw``.
-        frame_size: Width and height of its frame, None if that is not there yet. Only a YOLO file
-            needs it; whether the others fit their frame is the caller's to check.
+        frame_size: Width and height of its frame, None if that is not there yet. Only YOLO and
+            DeepPCB files need it; whether the others fit their frame is the caller's to check.
         numbered: What the numbers in YOLO files stand for, as ``data.yaml`` says; None takes
             ``classes``.
         limits: Bounds on a mask's size.
@@ -86,6 +87,10 @@ def read_label_file(
         return LabelFile(annotation.width, annotation.height, labels_from_boxes(annotation.boxes))
     if kind == "yolo":
         return _read_yolo(raw, name, numbered or classes, frame_size)
+    if kind == "deeppcb":
+        width, height = _required(frame_size, name)
+        boxes = read_deeppcb(raw, name=name, classes=classes, width=width, height=height)
+        return LabelFile(width, height, boxes)
     mask = _read_mask(raw, name, classes, limits)
     return LabelFile(mask.shape[1], mask.shape[0], labels_from_mask(mask, file=file, sha256=sha256))
 
@@ -102,17 +107,21 @@ def _read_yolo(
             hint="Create the data set with its classes, in the order of data.yaml, or import the "
             "archive that holds data.yaml.",
         )
+    width, height = _required(frame_size, name)
+    labels = read_yolo(raw, name=name, classes=classes, width=width, height=height)
+    return LabelFile(width, height, labels)
+
+
+def _required(frame_size: tuple[int, int] | None, name: str) -> tuple[int, int]:
     if frame_size is None:
         raise LabelError(
             "label_frame_needed",
-            "The file gives places as parts of a frame that has not arrived.",
+            "The file does not say how large its frame is, and the frame has not arrived.",
             file=name,
             where="whole file",
             hint="Upload the frame first, or both together.",
         )
-    width, height = frame_size
-    labels = read_yolo(raw, name=name, classes=classes, width=width, height=height)
-    return LabelFile(width, height, labels)
+    return frame_size
 
 
 def _read_mask(

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from data.coco import looks_like_coco
+from data.deeppcb import DEEPPCB_CLASSES, deeppcb_sample, is_deeppcb_template
 from data.errors import LabelError, LayoutError
 from data.layout import SampleKey, sample_key
 from data.yolo_classes import is_yolo_class_file, read_yolo_classes
 
-LayoutName = Literal["coco", "voc", "yolo", "labelme", "masks"]
+LayoutName = Literal["coco", "voc", "yolo", "labelme", "masks", "deeppcb"]
 LAYOUT_NAMES: tuple[LayoutName, ...] = get_args(LayoutName)
 
 # A file of many frames' labels is one of a few; where there are more, each belongs to one frame.
@@ -26,6 +27,7 @@ _OF_KIND: dict[str, LayoutName] = {
     "voc": "voc",
     "yolo": "yolo",
     "mask": "masks",
+    "deeppcb": "deeppcb",
 }
 _DESCRIPTIONS: dict[LayoutName, str] = {
     "coco": 'with "images" and "annotations"',
@@ -33,6 +35,7 @@ _DESCRIPTIONS: dict[LayoutName, str] = {
     "yolo": ".txt in a label folder",
     "labelme": ".json of one frame each",
     "masks": "mask pictures",
+    "deeppcb": ".txt in _not folders, each with its _test picture",
 }
 # These have one file for each frame, and names pair them: formats may lie side by side.
 _PAIRED = frozenset({"voc", "yolo", "labelme", "masks"})
@@ -60,6 +63,11 @@ class Layout:
     many_frames: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def fixed_classes(self) -> tuple[str, ...] | None:
+        """The classes that the layout itself has, None where the label files name them."""
+        return DEEPPCB_CLASSES if self.name == "deeppcb" else self.classes
+
     def sample(self, name: str) -> SampleKey | None:
         """Return what a file is and its key, None if the layout leaves it out.
 
@@ -69,6 +77,8 @@ class Layout:
         Raises:
             LayoutError: ``unsupported_file``: it is neither a picture nor a label.
         """
+        if self.name == "deeppcb":
+            return deeppcb_sample(name)
         if self.classes is not None and is_yolo_class_file(name):
             return None
         found = sample_key(name)
@@ -129,6 +139,8 @@ def recognize_layout(
     """
     many = tuple(sorted(name for name, raw in contents.items() if _is_of_many_frames(name, raw)))
     labels, labelled = _count(names, many)
+    if deeppcb := _deeppcb_labels(names):
+        labels["deeppcb"] = deeppcb
     class_files = sorted(name for name in contents if is_yolo_class_file(name))
     evidence = {
         form: _evidence(form, found, class_files if form == "yolo" else ())
@@ -200,6 +212,17 @@ def _count(
     return dict(sorted(labels.items())), labelled
 
 
+def _deeppcb_labels(names: Sequence[str]) -> list[str]:
+    """Return the label files of a DeepPCB set that have their frames."""
+    samples = {name: deeppcb_sample(name) for name in names}
+    frames = {found.key for found in samples.values() if found and found.kind == "image"}
+    return [
+        name
+        for name, found in samples.items()
+        if found is not None and found.kind == "deeppcb" and found.key in frames
+    ]
+
+
 def _evidence(form: LayoutName, found: Sequence[str], class_files: Sequence[str]) -> str:
     shown = _listed(found) if form == "coco" else str(len(found))
     beside = f"{_listed(class_files)} and " if class_files else ""
@@ -257,7 +280,14 @@ def _notes(layout: Layout, names: Sequence[str]) -> tuple[str, ...]:
     notes = []
     if layout.classes is not None:
         notes.append(f"classes as {layout.class_file} numbers them: {', '.join(layout.classes)}")
-    left_out = [name for name in names if layout.leaves_out(name) and not is_yolo_class_file(name)]
+    left_out = [name for name in names if layout.leaves_out(name) and name != layout.class_file]
+    templates = [name for name in left_out if is_deeppcb_template(name)]
+    if layout.name == "deeppcb" and templates:
+        left_out = [name for name in left_out if not is_deeppcb_template(name)]
+        notes.append(
+            f"{len(templates)} pictures _temp are what frames are compared with, and no frames: "
+            f"{_listed(templates)}"
+        )
     if left_out:
         notes.append(
             f"{len(left_out)} files are no part of the layout {layout.name} and were left out: "

@@ -120,3 +120,23 @@ def test_a_layout_that_does_not_exist_is_refused_before_the_archive_is_received(
     answer = importer.client.put(path, content=b"x", params={"layout": "dota"})
     assert (answer.status_code, answer.json()["where"]) == (422, "query/layout")
     assert list(storage.spool_dir.iterdir()) == []
+
+
+def test_a_deeppcb_archive_brings_its_tested_pictures_with_their_boxes(
+    importer: Importer, pictures: Any
+) -> None:
+    files = {
+        "g/12000_not/12000001.txt": b"10 10 30 20 3\n",
+        "g/12000/12000001_test.png": pictures.frame(0),
+        "g/12000/12000001_temp.png": pictures.frame(1),
+        "README.md": b"about",
+    }
+    ended = importer.run(files, layout="deeppcb")
+    assert (ended["status"], ended["done"], ended["total"]) == ("succeeded", 4, 4)
+    (item,) = importer.items()
+    assert item["name"] == "g/12000/12000001_test.png"
+    assert item["label"]["classes"] == {"mousebite": 1}
+    assert [note.split(":")[0] for note in ended["layout"]["notes"]] == [
+        "1 pictures _temp are what frames are compared with, and no frames",
+        "1 files are no part of the layout deeppcb and were left out",
+    ]

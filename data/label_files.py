@@ -1,6 +1,6 @@
 """Reading the label file of one frame, whatever its format."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,13 +11,23 @@ from data.coco import looks_like_coco
 from data.deeppcb import read_deeppcb
 from data.errors import LabelError
 from data.labelme import read_labelme
-from data.labels import Labels, labels_from_boxes, labels_from_mask, labels_from_polygons
+from data.labels import (
+    Labels,
+    labels_from_boxes,
+    labels_from_mask,
+    labels_from_polygons,
+    unknown_class,
+)
 from data.limits import DEFAULT_LIMITS, PixelLimits
-from data.masks import read_mask
+from data.masks import encode_mask, read_class_mask, read_mask
+from data.storage import sha256_hex
 from data.voc import read_voc
 from data.yolo import read_yolo
 
 LabelKind = Literal["mask", "labelme", "voc", "yolo", "deeppcb"]
+
+# Keeps a made mask, a PNG file, and returns its path relative to the storage root.
+KeepMask = Callable[[bytes], str]
 
 # The class of binary masks whose classes nobody declared.
 UNDECLARED_MASK_CLASS = "defect"
@@ -48,6 +58,8 @@ def read_label_file(
     sha256: str,
     frame_size: tuple[int, int] | None,
     numbered: Sequence[str] | None = None,
+    class_name: str | None = None,
+    keep_mask: KeepMask | None = None,
     limits: PixelLimits = DEFAULT_LIMITS,
 ) -> LabelFile:
     """Read a label file completely.
@@ -64,6 +76,8 @@ def read_label_file(
             DeepPCB files need it; whether the others fit their frame is the caller's to check.
         numbered: What the numbers in YOLO files stand for, as ``data.yaml`` says; None takes
             ``classes``.
+        class_name: Of everything that a mask marks; None reads an index mask.
+        keep_mask: Keeps the index mask that is made of a mask with a ``class_name``.
         limits: Bounds on a mask's size.
 
     Raises:
@@ -91,6 +105,8 @@ def read_label_file(
         width, height = _required(frame_size, name)
         boxes = read_deeppcb(raw, name=name, classes=classes, width=width, height=height)
         return LabelFile(width, height, boxes)
+    if class_name is not None:
+        return _read_class_mask(raw, name, class_name, classes, keep_mask, limits)
     mask = _read_mask(raw, name, classes, limits)
     return LabelFile(mask.shape[1], mask.shape[0], labels_from_mask(mask, file=file, sha256=sha256))
 
@@ -122,6 +138,29 @@ def _required(frame_size: tuple[int, int] | None, name: str) -> tuple[int, int]:
             hint="Upload the frame first, or both together.",
         )
     return frame_size
+
+
+def _read_class_mask(
+    raw: bytes,
+    name: str,
+    class_name: str,
+    classes: Sequence[str] | None,
+    keep_mask: KeepMask | None,
+    limits: PixelLimits,
+) -> LabelFile:
+    if classes is None or class_name not in classes:
+        raise unknown_class(class_name, classes or ["(none declared)"], file=name)
+    if keep_mask is None:
+        raise LabelError(
+            "mask_store_needed",
+            "The mask marks one class and must be kept as an index mask, and no place is given.",
+            file=name,
+            hint="Pass store_mask, or import the archive into the service.",
+        )
+    mask = read_class_mask(raw, name=name, class_name=class_name, classes=classes, limits=limits)
+    made = encode_mask(mask)
+    file, sha256 = keep_mask(made), sha256_hex(made)
+    return LabelFile(mask.shape[1], mask.shape[0], labels_from_mask(mask, file=file, sha256=sha256))
 
 
 def _read_mask(

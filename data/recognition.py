@@ -5,7 +5,7 @@ says which, so a few are looked into.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -13,9 +13,10 @@ from data.coco import looks_like_coco
 from data.deeppcb import DEEPPCB_CLASSES, deeppcb_sample, is_deeppcb_template
 from data.errors import LabelError, LayoutError
 from data.layout import SampleKey, sample_key
+from data.mvtec import mvtec_sample
 from data.yolo_classes import is_yolo_class_file, read_yolo_classes
 
-LayoutName = Literal["coco", "voc", "yolo", "labelme", "masks", "deeppcb"]
+LayoutName = Literal["coco", "voc", "yolo", "labelme", "masks", "mvtec", "deeppcb"]
 LAYOUT_NAMES: tuple[LayoutName, ...] = get_args(LayoutName)
 
 # A file of many frames' labels is one of a few; where there are more, each belongs to one frame.
@@ -35,7 +36,13 @@ _DESCRIPTIONS: dict[LayoutName, str] = {
     "yolo": ".txt in a label folder",
     "labelme": ".json of one frame each",
     "masks": "mask pictures",
+    "mvtec": "masks under ground_truth, beside good frames under train/good",
     "deeppcb": ".txt in _not folders, each with its _test picture",
+}
+# These have names of their own.
+_OWN_SAMPLES: dict[LayoutName, Callable[[str], SampleKey | None]] = {
+    "mvtec": mvtec_sample,
+    "deeppcb": deeppcb_sample,
 }
 # These have one file for each frame, and names pair them: formats may lie side by side.
 _PAIRED = frozenset({"voc", "yolo", "labelme", "masks"})
@@ -49,7 +56,8 @@ class Layout:
         name: None where there are labels of several formats, each for frames of its own, or none.
         evidence: What speaks for it, for a person.
         is_named: Whether the caller named it; the labels of other formats are then left out.
-        classes: What the numbers of YOLO files stand for, where a ``data.yaml`` says so.
+        classes: What the numbers of YOLO files stand for, where a ``data.yaml`` says so; MVTec's
+            defect folders.
         class_file: That ``data.yaml``.
         many_frames: Files that hold the labels of many frames.
         notes: What was left out.
@@ -68,6 +76,11 @@ class Layout:
         """The classes that the layout itself has, None where the label files name them."""
         return DEEPPCB_CLASSES if self.name == "deeppcb" else self.classes
 
+    @property
+    def numbered(self) -> tuple[str, ...] | None:
+        """What the numbers of YOLO files stand for."""
+        return None if self.name == "mvtec" else self.classes
+
     def sample(self, name: str) -> SampleKey | None:
         """Return what a file is and its key, None if the layout leaves it out.
 
@@ -77,8 +90,8 @@ class Layout:
         Raises:
             LayoutError: ``unsupported_file``: it is neither a picture nor a label.
         """
-        if self.name == "deeppcb":
-            return deeppcb_sample(name)
+        if self.name is not None and self.name in _OWN_SAMPLES:
+            return _OWN_SAMPLES[self.name](name)
         if self.classes is not None and is_yolo_class_file(name):
             return None
         found = sample_key(name)
@@ -138,9 +151,13 @@ def recognize_layout(
         LabelError: A ``data.yaml`` is wrong, or two contradict each other.
     """
     many = tuple(sorted(name for name, raw in contents.items() if _is_of_many_frames(name, raw)))
-    labels, labelled = _count(names, many)
-    if deeppcb := _deeppcb_labels(names):
-        labels["deeppcb"] = deeppcb
+    own = {form: _labels_of(sample, names) for form, sample in _OWN_SAMPLES.items()}
+    if not any(_is_trained_on(name) for name in names):
+        own["mvtec"] = []
+    # A mask of ground_truth/<defect> would pair with test/<defect> in no other layout.
+    claimed = set().union(*own.values())
+    labels, labelled = _count([name for name in names if name not in claimed], many)
+    labels.update((form, found) for form, found in own.items() if found)
     class_files = sorted(name for name in contents if is_yolo_class_file(name))
     evidence = {
         form: _evidence(form, found, class_files if form == "yolo" else ())
@@ -148,11 +165,12 @@ def recognize_layout(
     }
     name = _choose(named, evidence, labelled, file)
     is_yolo = name == "yolo" or (name is None and "yolo" in evidence)
+    defects = _defect_folders(names) if name == "mvtec" else None
     layout = Layout(
         name,
         evidence[name] if name else " and ".join(evidence.values()) or "pictures only",
         is_named=named is not None,
-        classes=_classes(class_files, contents) if is_yolo else None,
+        classes=_classes(class_files, contents) if is_yolo else defects,
         class_file=class_files[0] if class_files and is_yolo else None,
         many_frames=many,
     )
@@ -160,7 +178,7 @@ def recognize_layout(
 
 
 def check_classes(layout: Layout, declared: Sequence[str] | None) -> None:
-    """Refuse a ``data.yaml`` that names a class which the data set does not declare.
+    """Refuse classes of a ``data.yaml``, or of MVTec's folders, that the data set lacks.
 
     Another order is no matter: labels keep their classes by name.
 
@@ -172,8 +190,9 @@ def check_classes(layout: Layout, declared: Sequence[str] | None) -> None:
         return
     raise LabelError(
         "classes_differ",
-        f"The file names {', '.join(strange)}, and the data set declares {', '.join(declared)}.",
-        file=layout.class_file,
+        f"The classes {', '.join(strange)} are named, and the data set declares "
+        f"{', '.join(declared)}.",
+        file=layout.class_file or "ground_truth",
         where="names",
         hint="Correct the names, or create the data set with these classes.",
     )
@@ -212,15 +231,26 @@ def _count(
     return dict(sorted(labels.items())), labelled
 
 
-def _deeppcb_labels(names: Sequence[str]) -> list[str]:
-    """Return the label files of a DeepPCB set that have their frames."""
-    samples = {name: deeppcb_sample(name) for name in names}
+def _labels_of(sample: Callable[[str], SampleKey | None], names: Sequence[str]) -> list[str]:
+    """Return the label files of a layout of its own that have their frames."""
+    samples = {name: sample(name) for name in names}
     frames = {found.key for found in samples.values() if found and found.kind == "image"}
     return [
         name
         for name, found in samples.items()
-        if found is not None and found.kind == "deeppcb" and found.key in frames
+        if found is not None and found.kind != "image" and found.key in frames
     ]
+
+
+def _is_trained_on(name: str) -> bool:
+    """Tell whether a file is a good frame of MVTec's training part."""
+    found = mvtec_sample(name)
+    return found is not None and found.is_good and name.split("/")[-3] == "train"
+
+
+def _defect_folders(names: Sequence[str]) -> tuple[str, ...]:
+    samples = map(mvtec_sample, names)
+    return tuple(sorted({found.class_name for found in samples if found and found.class_name}))
 
 
 def _evidence(form: LayoutName, found: Sequence[str], class_files: Sequence[str]) -> str:
@@ -278,8 +308,11 @@ def _classes(class_files: Sequence[str], contents: Mapping[str, bytes]) -> tuple
 
 def _notes(layout: Layout, names: Sequence[str]) -> tuple[str, ...]:
     notes = []
-    if layout.classes is not None:
+    if layout.class_file is not None and layout.classes is not None:
         notes.append(f"classes as {layout.class_file} numbers them: {', '.join(layout.classes)}")
+    if layout.name == "mvtec":
+        notes.append("each mask is kept as an index mask, its folder's class marked")
+        notes.append("frames in folders called good are declared good")
     left_out = [name for name in names if layout.leaves_out(name) and name != layout.class_file]
     templates = [name for name in left_out if is_deeppcb_template(name)]
     if layout.name == "deeppcb" and templates:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from data.archive import ArchiveMember, open_archive
-from data.errors import DataError
+from data.errors import DataError, LayoutError
 from data.recognition import (
     Layout,
     LayoutName,
@@ -55,6 +55,14 @@ def archive_layout(
     contents = _read(path, set(files_to_look_into(names)), max_file_bytes)
     layout = recognize_layout(names, contents, named=named, file=ARCHIVE_NAME)
     check_classes(layout, declared)
+    if layout.name == "mvtec" and declared is None:
+        # An index mask keeps numbers, and nothing else could say what they stand for.
+        raise LayoutError(
+            "classes_needed",
+            "MVTec's defect folders are classes, and the data set declares none.",
+            file=ARCHIVE_NAME,
+            hint=f"Create the data set with its classes: {', '.join(layout.classes or ())}.",
+        )
     return layout
 
 

@@ -24,12 +24,13 @@ from data.recognition import PAIRED_BY_NAME, Layout
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label
 from service.datasets.coco_labels import add_labels
-from service.datasets.labels import count_classes, dump_labels, size_mismatch
+from service.datasets.labels import count_classes, dump_labels, good_label, size_mismatch
 from service.datasets.repository import (
     find_item,
     find_item_by_content,
     find_label,
     get_dataset,
+    get_item,
 )
 from service.errors import FileOutcome
 from service.ids import new_id
@@ -114,7 +115,8 @@ class Uploads:
         try:
             sample = self._read(file)
             if sample.key.kind == "image":
-                return self._accept_image(sample)
+                outcome = self._accept_image(sample)
+                return self._declare_good(outcome) if sample.key.is_good else outcome
             if sample.key.kind == "labelme" and looks_like_coco(sample.raw):
                 return self._accept_coco(sample)
             return self._accept_label(sample)
@@ -182,7 +184,9 @@ class Uploads:
             classes=self._dataset.classes,
             file=self._storage.blob_relative(sample.sha256),
             sha256=sample.sha256,
-            numbered=self._layout.classes,
+            numbered=self._layout.numbered,
+            class_name=sample.key.class_name,
+            keep_mask=self._keep_mask,
             frame_size=None if frame is None else (frame.width, frame.height),
         )
         label = Label(
@@ -212,6 +216,23 @@ class Uploads:
             ),
             outcome,
         )
+
+    def _keep_mask(self, raw: bytes) -> str:
+        return self._storage.blob_relative(self._storage.put_stream([raw]).sha256)
+
+    def _declare_good(self, outcome: FileOutcome) -> FileOutcome:
+        """Label a frame that its folder declares good, also one that is known already."""
+        if outcome.item is None:
+            return outcome
+        with self._writes.begin() as session:
+            item = get_item(session, self._dataset.id, outcome.item)
+            existing = find_label(session, item.dataset_id, item.key)
+            if existing is None:
+                session.add(good_label(item))
+                return outcome
+            if not existing.classes:
+                return outcome
+            return rejected(outcome.file, _labelled_already(existing))
 
     def _accept_coco(self, sample: _Sample) -> FileOutcome:
         frames = read_coco(sample.raw, name=sample.name, classes=self._dataset.classes)
@@ -302,18 +323,18 @@ def _label_conflict(
     if same_key is not None:
         if same_key.sha256 == sample.sha256:
             return FileOutcome(sample.name, "known", item.id if item else None)
-        return rejected(
-            sample.name,
-            LayoutError(
-                "duplicate_name",
-                f"The frame has another label already ({same_key.name}).",
-                hint="Delete the older label first: DELETE "
-                f"/datasets/{dataset_id}/labels/{same_key.id}",
-            ),
-        )
+        return rejected(sample.name, _labelled_already(same_key))
     if size is None or item is None or (item.width, item.height) == size:
         return None
     return rejected(sample.name, size_mismatch(size, item))
+
+
+def _labelled_already(label: Label) -> LayoutError:
+    return LayoutError(
+        "duplicate_name",
+        f"The frame has another label already ({label.name}).",
+        hint=f"Delete the older label first: DELETE /datasets/{label.dataset_id}/labels/{label.id}",
+    )
 
 
 def upload_order(names: Sequence[str]) -> list[int]:

@@ -39,8 +39,11 @@ class Importer:
         path = f"/datasets/{self.dataset}/archive"
         answer = self.client.put(path, content=pack(files), params=query)
         assert answer.status_code == 202, answer.json()
-        run_import(*self._parts, answer.json()["import"]["id"])
+        self.finish(answer.json()["import"]["id"])
         return self.client.get(answer.headers["Location"]).json()
+
+    def finish(self, import_id: str) -> None:
+        run_import(*self._parts, import_id)
 
     def items(self) -> Any:
         return self.client.get(f"/datasets/{self.dataset}/items").json()["items"]
@@ -139,4 +142,63 @@ def test_a_deeppcb_archive_brings_its_tested_pictures_with_their_boxes(
     assert [note.split(":")[0] for note in ended["layout"]["notes"]] == [
         "1 pictures _temp are what frames are compared with, and no frames",
         "1 files are no part of the layout deeppcb and were left out",
+    ]
+
+
+@pytest.fixture
+def mvtec(pictures: Any) -> dict[str, bytes]:
+    return {
+        "cable/train/good/0.png": pictures.frame(0),
+        "cable/test/good/0.png": pictures.frame(1),
+        "cable/test/cut/0.png": pictures.frame(2),
+        "cable/ground_truth/cut/0_mask.png": pictures.mask(),
+        "cable/test/bent/0.png": pictures.frame(3),
+        "cable/ground_truth/bent/0_mask.png": pictures.mask(),
+        "cable/license.txt": b"CC",
+    }
+
+
+def test_an_mvtec_archive_declares_good_frames_and_masks_by_folder(
+    importer: Importer, mvtec: dict[str, bytes]
+) -> None:
+    ended = importer.run(mvtec, classes=["scratch", "cut", "bent"])
+    assert (ended["status"], ended["layout"]["name"]) == ("succeeded", "mvtec")
+    classes = {item["name"]: item["label"]["classes"] for item in importer.items()}
+    assert classes == {
+        "cable/train/good/0.png": {},
+        "cable/test/good/0.png": {},
+        "cable/test/cut/0.png": {"cut": 1},
+        "cable/test/bent/0.png": {"bent": 1},
+    }
+    wish = {"split": {"train": 1, "calibration": 0, "test": 0}}
+    frozen = importer.client.post(f"/datasets/{importer.dataset}/versions", json=wish)
+    assert frozen.status_code == 201, frozen.json()
+    dataset = importer.client.get(f"/datasets/{importer.dataset}").json()
+    assert dataset["problems"] == []
+
+
+def test_an_mvtec_archive_needs_its_classes_declared_and_lists_them(
+    importer: Importer, mvtec: dict[str, bytes]
+) -> None:
+    ended = importer.run(mvtec)
+    assert (ended["status"], ended["error"]["code"]) == ("failed", "classes_needed")
+    assert ended["error"]["hint"].endswith("bent, cut.")
+    assert importer.items() == []
+
+
+def test_a_frame_that_came_before_with_a_labelled_defect_is_not_declared_good_unsaid(
+    importer: Importer, mvtec: dict[str, bytes], pictures: Any
+) -> None:
+    body = {"name": "early", "task": "segmentation", "classes": ["cut", "bent", "scratch"]}
+    name = "cable/train/good/0"
+    files = [(f"{name}.png", pictures.frame(0)), (f"{name}.json", pictures.labelme("0.png"))]
+    dataset = importer.client.post("/datasets", json=body).json()["id"]
+    path = f"/datasets/{dataset}"
+    sent = importer.client.post(f"{path}/images", files=[("files", file) for file in files])
+    assert sent.status_code == 201, sent.json()
+    answer = importer.client.put(f"{path}/archive", content=pack(mvtec))
+    importer.finish(answer.json()["import"]["id"])
+    ended = importer.client.get(answer.headers["Location"]).json()
+    assert [(file["file"], file["code"]) for file in ended["rejected"]] == [
+        ("cable/train/good/0.png", "duplicate_name")
     ]

@@ -12,7 +12,6 @@ from data.images import decode_image
 from data.items import Item
 from data.label_files import (
     UNDECLARED_MASK_CLASS,
-    KeepMask,
     LabelFile,
     LabelKind,
     read_label_file,
@@ -20,6 +19,7 @@ from data.label_files import (
 from data.labels import GoodFrame, Labels, check_labels_fit, named_classes
 from data.layout import clean_name
 from data.limits import DEFAULT_LIMITS, PixelLimits
+from data.masks import KeepMask
 from data.recognition import (
     PAIRED_BY_NAME,
     Layout,

@@ -1,6 +1,6 @@
 """Reading the label file of one frame, whatever its format."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,15 +19,12 @@ from data.labels import (
     unknown_class,
 )
 from data.limits import DEFAULT_LIMITS, PixelLimits
-from data.masks import encode_mask, read_class_mask, read_mask
+from data.masks import KeepMask, encode_mask, read_class_mask, read_mask
 from data.storage import sha256_hex
 from data.voc import read_voc
 from data.yolo import read_yolo
 
 LabelKind = Literal["mask", "labelme", "voc", "yolo", "deeppcb"]
-
-# Keeps a made mask, a PNG file, and returns its path relative to the storage root.
-KeepMask = Callable[[bytes], str]
 
 # The class of binary masks whose classes nobody declared.
 UNDECLARED_MASK_CLASS = "defect"

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from data.errors import ImageError, LabelError
 from data.headers import read_header
 from data.images import check_png_integrity, decode_image
 from data.limits import DEFAULT_LIMITS, PixelLimits
+
+# Keeps a made mask, a PNG file, and returns its path relative to the storage root.
+KeepMask = Callable[[bytes], str]
 
 
 def read_mask(

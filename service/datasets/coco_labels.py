@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from data.coco import CocoFrame
 from data.errors import DataError, LabelError, LayoutError
+from data.labels import MaskLabels
 from data.layout import sample_key
 from service.database.tables import Dataset, Item, Label
 from service.datasets.labels import count_classes, dump_labels, size_mismatch
@@ -70,6 +71,10 @@ def add_labels(
     notes = [f"labels of {len(frames)} frames"]
     notes += [f"{known} of them were there already"] if known else []
     notes += [f"{waiting} of them wait for their frame"] if waiting else []
+    masks = sum(isinstance(frame.labels, MaskLabels) for frame in frames)
+    notes += [f"{masks} of them are run-length masks, kept as index masks"] if masks else []
+    drawn = sum(frame.drawn for frame in frames)
+    notes += [f"{drawn} outlines were drawn into the masks of their frames"] if drawn else []
     return FileOutcome(name, "accepted", notes=tuple(notes))
 
 

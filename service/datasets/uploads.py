@@ -235,7 +235,12 @@ class Uploads:
             return rejected(outcome.file, _labelled_already(existing))
 
     def _accept_coco(self, sample: _Sample) -> FileOutcome:
-        frames = read_coco(sample.raw, name=sample.name, classes=self._dataset.classes)
+        frames = read_coco(
+            sample.raw,
+            name=sample.name,
+            classes=self._dataset.classes,
+            keep_mask=self._keep_mask,
+        )
         self._storage.put_stream([sample.raw])
         try:
             with self._writes.begin() as session:

@@ -112,7 +112,7 @@ RUN_LENGTHS = {"counts": "abc", "size": [50, 100]}
         ),
         (
             document(annotation(segmentation=RUN_LENGTHS, iscrowd=1)),
-            "unsupported_shape",
+            "mask_store_needed",
             "/annotations/0/segmentation",
         ),
         (

@@ -34,7 +34,7 @@ _Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True)
-class CocoFrame:
+class LabelledFrame:
     """One frame of the file and its labels.
 
     Attributes:
@@ -43,7 +43,8 @@ class CocoFrame:
         height: Pixels.
         labels: Outlines where the annotations have them, else boxes; an index mask where one is
             a run-length mask; a frame that no annotation names is good.
-        where: JSON pointer of the frame's entry.
+        where: Place of the frame's entry: a JSON pointer, or a line.
+        name_where: Place of its name.
         drawn: Outlines that were drawn into the index mask.
     """
 
@@ -52,6 +53,7 @@ class CocoFrame:
     height: int
     labels: GoodFrame | BoxLabels | PolygonLabels | MaskLabels
     where: str
+    name_where: str
     drawn: int = 0
 
 
@@ -79,7 +81,7 @@ class _Image:
     def run_lengths(self) -> list[_Segmentation]:
         return [found for found in self.segmentations if not found.polygons]
 
-    def frame(self, classes: Sequence[str] | None, keep_mask: KeepMask | None) -> CocoFrame:
+    def frame(self, classes: Sequence[str] | None, keep_mask: KeepMask | None) -> LabelledFrame:
         labels: GoodFrame | BoxLabels | PolygonLabels | MaskLabels
         polygons = [polygon for found in self.segmentations for polygon in found.polygons]
         if self.run_lengths:
@@ -88,7 +90,9 @@ class _Image:
         else:
             labels = labels_from_polygons(polygons) if polygons else labels_from_boxes(self.boxes)
             drawn = 0
-        return CocoFrame(self.file_name, self.width, self.height, labels, self.where, drawn)
+        where = self.where
+        size = (self.width, self.height)
+        return LabelledFrame(self.file_name, *size, labels, where, f"{where}/file_name", drawn)
 
 
 def looks_like_coco(raw: bytes) -> bool:
@@ -106,7 +110,7 @@ def read_coco(
     name: str,
     classes: Sequence[str] | None,
     keep_mask: KeepMask | None = None,
-) -> tuple[CocoFrame, ...]:
+) -> tuple[LabelledFrame, ...]:
     """Read a COCO file; coordinates are pixels, (0, 0) the corner of the first.
 
     An annotation with a ``segmentation`` becomes one outline for each of its parts, one without it

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.coco import looks_like_coco
+from data.cvat import looks_like_cvat
 from data.deeppcb import read_deeppcb
 from data.errors import LabelError
 from data.labelme import read_labelme
@@ -81,10 +82,10 @@ def read_label_file(
         LabelError: With the place of the first thing that can't be meant.
         ImageError: A mask that can't be decoded.
     """
-    if kind == "labelme" and looks_like_coco(raw):
+    if (kind == "labelme" and looks_like_coco(raw)) or (kind == "voc" and looks_like_cvat(raw)):
         raise LabelError(
             "label_of_many_frames",
-            "A COCO file holds the labels of many frames, and the label of one was expected.",
+            "The file holds the labels of many frames, and the label of one was expected.",
             file=name,
             where="whole file",
             hint="Upload it into a data set, where it finds its frames.",

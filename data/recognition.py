@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from data.coco import looks_like_coco
+from data.cvat import looks_like_cvat
 from data.deeppcb import DEEPPCB_CLASSES, deeppcb_sample, is_deeppcb_template
 from data.errors import LabelError, LayoutError
 from data.layout import SampleKey, sample_key
 from data.mvtec import mvtec_sample
 from data.yolo_classes import is_yolo_class_file, read_yolo_classes
 
-LayoutName = Literal["coco", "voc", "yolo", "labelme", "masks", "mvtec", "deeppcb"]
+LayoutName = Literal["coco", "cvat", "voc", "yolo", "labelme", "masks", "mvtec", "deeppcb"]
 LAYOUT_NAMES: tuple[LayoutName, ...] = get_args(LayoutName)
 
 # A file of many frames' labels is one of a few; where there are more, each belongs to one frame.
@@ -32,6 +33,7 @@ _OF_KIND: dict[str, LayoutName] = {
 }
 _DESCRIPTIONS: dict[LayoutName, str] = {
     "coco": 'with "images" and "annotations"',
+    "cvat": "with <annotations>",
     "voc": ".xml of one frame each",
     "yolo": ".txt in a label folder",
     "labelme": ".json of one frame each",
@@ -123,7 +125,7 @@ def files_to_look_into(names: Sequence[str]) -> tuple[str, ...]:
     """Return the files whose content `recognize_layout` needs, a few at most."""
     samples = _samples(names)
     frames = {sample.key for sample in samples.values() if sample.kind == "image"}
-    annotations = [name for name, sample in samples.items() if sample.kind == "labelme"]
+    annotations = [name for name, sample in samples.items() if sample.kind in ("labelme", "voc")]
     # What no frame is called by is looked into first.
     annotations.sort(key=lambda name: (samples[name].key in frames, name))
     class_files = sorted(name for name in names if is_yolo_class_file(name))
@@ -209,12 +211,15 @@ def _samples(names: Sequence[str]) -> dict[str, SampleKey]:
 
 
 def _is_of_many_frames(name: str, raw: bytes) -> bool:
-    return name.lower().endswith(".json") and looks_like_coco(raw)
+    suffix = name.lower().rpartition(".")[2]
+    return (suffix == "json" and looks_like_coco(raw)) or (suffix == "xml" and looks_like_cvat(raw))
 
 
 def _format(name: str, sample: SampleKey, many_frames: Sequence[str]) -> LayoutName:
     """Return the format of a label file."""
-    return "coco" if name in many_frames else _OF_KIND[sample.kind]
+    if name in many_frames:
+        return "cvat" if sample.kind == "voc" else "coco"
+    return _OF_KIND[sample.kind]
 
 
 def _count(
@@ -254,7 +259,7 @@ def _defect_folders(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _evidence(form: LayoutName, found: Sequence[str], class_files: Sequence[str]) -> str:
-    shown = _listed(found) if form == "coco" else str(len(found))
+    shown = _listed(found) if form in ("coco", "cvat") else str(len(found))
     beside = f"{_listed(class_files)} and " if class_files else ""
     return f"{form}: {beside}{shown} {_DESCRIPTIONS[form]}"
 

@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from data.coco import looks_like_coco, read_coco
+from data.coco import LabelledFrame, looks_like_coco, read_coco
+from data.cvat import looks_like_cvat, read_cvat
 from data.errors import DataError, LabelError, LayoutError
 from data.images import decode_image
 from data.label_files import read_label_file
@@ -23,7 +24,7 @@ from data.layout import SampleKey, clean_name, is_frame
 from data.recognition import PAIRED_BY_NAME, Layout
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label
-from service.datasets.coco_labels import add_labels
+from service.datasets.coco_labels import ManyFramesKind, add_labels
 from service.datasets.labels import count_classes, dump_labels, good_label, size_mismatch
 from service.datasets.repository import (
     find_item,
@@ -119,6 +120,9 @@ class Uploads:
                 return self._declare_good(outcome) if sample.key.is_good else outcome
             if sample.key.kind == "labelme" and looks_like_coco(sample.raw):
                 return self._accept_coco(sample)
+            if sample.key.kind == "voc" and looks_like_cvat(sample.raw):
+                frames = read_cvat(sample.raw, name=sample.name, classes=self._dataset.classes)
+                return self._accept_frames(sample, frames, "cvat")
             return self._accept_label(sample)
         except DataError as error:
             return rejected(file.name, error)
@@ -241,14 +245,19 @@ class Uploads:
             classes=self._dataset.classes,
             keep_mask=self._keep_mask,
         )
+        return self._accept_frames(sample, frames, "coco")
+
+    def _accept_frames(
+        self, sample: _Sample, frames: Sequence[LabelledFrame], kind: ManyFramesKind
+    ) -> FileOutcome:
         self._storage.put_stream([sample.raw])
         try:
             with self._writes.begin() as session:
-                return add_labels(session, self._dataset, sample.name, frames)
+                return add_labels(session, self._dataset, sample.name, frames, kind)
         except IntegrityError:
             # Only a database whose writers overlap comes here; what won is now seen.
             with self._writes.begin() as session:
-                return add_labels(session, self._dataset, sample.name, frames)
+                return add_labels(session, self._dataset, sample.name, frames, kind)
 
     def _insert(
         self,

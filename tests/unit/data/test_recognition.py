@@ -51,6 +51,12 @@ def test_the_content_tells_a_coco_file_from_that_of_one_frame() -> None:
     assert "x.json" not in files_to_look_into(names)
 
 
+def test_the_content_tells_a_cvat_file_from_that_of_one_frame() -> None:
+    found = recognize("a.jpg", annotations_xml=b"<annotations></annotations>")
+    assert (found.name, found.evidence) == ("cvat", "cvat: annotations.xml with <annotations>")
+    assert recognize("a.jpg", a_xml=b"<annotation></annotation>").name == "voc"
+
+
 def test_classes_come_from_data_yaml_which_is_no_part_of_the_data() -> None:
     found = recognize(*YOLO, data_yaml=YAML)
     assert found.evidence == "yolo: data.yaml and 2 .txt in a label folder"

@@ -202,3 +202,28 @@ def test_a_frame_that_came_before_with_a_labelled_defect_is_not_declared_good_un
     assert [(file["file"], file["code"]) for file in ended["rejected"]] == [
         ("cable/train/good/0.png", "duplicate_name")
     ]
+
+
+def test_a_cvat_archive_labels_its_frames_and_points_at_a_wrong_line(
+    importer: Importer, pictures: Any
+) -> None:
+    box = '<box label="pit" xtl="1" ytl="2" xbr="9" ybr="9"/>'
+    text = (
+        "<annotations><version>1.1</version>\n"
+        f'<image id="0" name="a.png" width="96" height="64">{box}</image>\n'
+        '<image id="1" name="b.png" width="96" height="64"/>\n</annotations>'
+    )
+    files = {
+        "annotations.xml": text.encode(),
+        "images/a.png": pictures.frame(0),
+        "images/b.png": pictures.frame(1),
+    }
+    ended = importer.run(files)
+    assert (ended["status"], ended["layout"]["name"]) == ("succeeded", "cvat")
+    assert [item["label"]["classes"] for item in importer.items()] == [{"pit": 1}, {}]
+    assert {item["label"]["kind"] for item in importer.items()} == {"cvat"}
+    wrong = files | {"annotations.xml": text.replace('height="64"/>', 'height="65"/>').encode()}
+    ended = importer.run(wrong, name="wrong")
+    (rejected,) = ended["rejected"]
+    assert (rejected["code"], rejected["where"]) == ("label_size_mismatch", "line 3")
+    assert [item["label"] for item in importer.items()] == [None, None]

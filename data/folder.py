@@ -141,13 +141,6 @@ def import_folder(
     recognized = _recognize(folder, layout)
     check_classes(recognized, classes)
     files = _sort_files(folder, recognized)
-    if not files.images:
-        raise LayoutError(
-            "no_images",
-            "The folder holds no .jpg, .png, .bmp or .tif picture.",
-            file=str(folder),
-            hint="Name the folder that contains the pictures, or their parent.",
-        )
     found = tuple(classes or recognized.fixed_classes or _find_classes(folder, files))
     reading = _Reading(folder, prefix, found, recognized.numbered, store_mask, limits)
     reader = _SampleReader(reading, unlabelled, files.good)
@@ -234,6 +227,13 @@ def _sort_files(folder: Path, layout: Layout) -> _Files:
             files.good |= {sample.key} if sample.is_good else set()
         else:
             files.labels[sample.key].append(_Label(name, sample.kind, sample.class_name))
+    if not files.images:
+        raise LayoutError(
+            "no_images",
+            "The folder holds no .jpg, .png, .bmp or .tif picture.",
+            file=str(folder),
+            hint="Name the folder that contains the pictures, or their parent.",
+        )
     return files
 
 

@@ -82,14 +82,7 @@ def read_label_file(
         LabelError: With the place of the first thing that can't be meant.
         ImageError: A mask that can't be decoded.
     """
-    if (kind == "labelme" and looks_like_coco(raw)) or (kind == "voc" and looks_like_cvat(raw)):
-        raise LabelError(
-            "label_of_many_frames",
-            "The file holds the labels of many frames, and the label of one was expected.",
-            file=name,
-            where="whole file",
-            hint="Upload it into a data set, where it finds its frames.",
-        )
+    _refuse_many_frames(raw, name, kind)
     if kind == "labelme":
         document = read_labelme(raw, name=name, classes=classes)
         labels: Labels = labels_from_polygons(document.polygons)
@@ -100,13 +93,30 @@ def read_label_file(
     if kind == "yolo":
         return _read_yolo(raw, name, numbered or classes, frame_size)
     if kind == "deeppcb":
-        width, height = _required(frame_size, name)
-        boxes = read_deeppcb(raw, name=name, classes=classes, width=width, height=height)
-        return LabelFile(width, height, boxes)
+        return _read_deeppcb(raw, name, classes, frame_size)
     if class_name is not None:
         return _read_class_mask(raw, name, class_name, classes, keep_mask, limits)
     mask = _read_mask(raw, name, classes, limits)
     return LabelFile(mask.shape[1], mask.shape[0], labels_from_mask(mask, file=file, sha256=sha256))
+
+
+def _refuse_many_frames(raw: bytes, name: str, kind: LabelKind) -> None:
+    if (kind == "labelme" and looks_like_coco(raw)) or (kind == "voc" and looks_like_cvat(raw)):
+        raise LabelError(
+            "label_of_many_frames",
+            "The file holds the labels of many frames, and the label of one was expected.",
+            file=name,
+            where="whole file",
+            hint="Upload it into a data set, where it finds its frames.",
+        )
+
+
+def _read_deeppcb(
+    raw: bytes, name: str, classes: Sequence[str] | None, frame_size: tuple[int, int] | None
+) -> LabelFile:
+    width, height = _required(frame_size, name)
+    boxes = read_deeppcb(raw, name=name, classes=classes, width=width, height=height)
+    return LabelFile(width, height, boxes)
 
 
 def _read_yolo(

@@ -10,10 +10,24 @@ from data.errors import DataError, LabelError, LayoutError
 from data.headers import ImageHeader, read_header
 from data.images import decode_image
 from data.items import Item
-from data.label_files import UNDECLARED_MASK_CLASS, LabelFile, LabelKind, read_label_file
+from data.label_files import (
+    UNDECLARED_MASK_CLASS,
+    LabelFile,
+    LabelKind,
+    read_label_file,
+)
 from data.labels import GoodFrame, Labels, check_labels_fit, named_classes
-from data.layout import clean_name, sample_key
+from data.layout import clean_name
 from data.limits import DEFAULT_LIMITS, PixelLimits
+from data.masks import KeepMask
+from data.recognition import (
+    PAIRED_BY_NAME,
+    Layout,
+    LayoutName,
+    check_classes,
+    files_to_look_into,
+    recognize_layout,
+)
 from data.storage import sha256_hex
 
 Unlabelled = Literal["reject", "good", "exclude"]
@@ -32,6 +46,7 @@ class FolderImport:
         problems: One error a file that was not taken.
         ignored: Files that are neither pictures nor labels, such as a README.
         excluded: Unlabelled pictures that were left out because the caller said so.
+        layout: As recognized or named, with its evidence.
     """
 
     items: tuple[Item, ...]
@@ -39,6 +54,45 @@ class FolderImport:
     problems: tuple[DataError, ...]
     ignored: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    layout: Layout = PAIRED_BY_NAME
+
+
+@dataclass(frozen=True)
+class _Label:
+    """A label file: its name, its format and, of a mask of one class, that class."""
+
+    name: str
+    kind: LabelKind
+    class_name: str | None
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How label files are read."""
+
+    folder: Path
+    prefix: str
+    classes: tuple[str, ...] | None = None
+    numbered: tuple[str, ...] | None = None
+    store_mask: KeepMask | None = None
+    limits: PixelLimits = DEFAULT_LIMITS
+
+    def read(self, label: _Label, frame_size: tuple[int, int] | None = None) -> LabelFile:
+        """Return what a label file says."""
+        raw = _read(self.folder, label.name)
+        return read_label_file(
+            raw,
+            name=label.name,
+            kind=label.kind,
+            classes=self.classes,
+            numbered=self.numbered,
+            class_name=label.class_name,
+            keep_mask=self.store_mask,
+            file=self.prefix + label.name,
+            sha256=sha256_hex(raw),
+            frame_size=frame_size,
+            limits=self.limits,
+        )
 
 
 @dataclass
@@ -46,9 +100,8 @@ class _Files:
     """A folder's files by what they are: {key: names}."""
 
     images: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    labels: dict[str, list[tuple[str, LabelKind]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    labels: dict[str, list[_Label]] = field(default_factory=lambda: defaultdict(list))
+    good: set[str] = field(default_factory=set)
     ignored: list[str] = field(default_factory=list)
     problems: list[DataError] = field(default_factory=list)
 
@@ -58,7 +111,9 @@ def import_folder(
     *,
     classes: Sequence[str] | None = None,
     unlabelled: Unlabelled = "reject",
+    layout: LayoutName | None = None,
     root: Path | None = None,
+    store_mask: KeepMask | None = None,
     limits: PixelLimits = DEFAULT_LIMITS,
 ) -> FolderImport:
     """Read a data set where it lies; every picture and label is decoded once.
@@ -69,34 +124,36 @@ def import_folder(
             one class then, ``defect``.
         unlabelled: What a picture without label is: a problem (``missing_label``), a good frame,
             or left out.
+        layout: None recognizes it.
         root: What items' paths are relative to; ``folder`` if None.
+        store_mask: Keeps an index mask that had to be made of another and returns its path relative
+            to ``root``; without it MVTec's masks are problems (``mask_store_needed``).
         limits: Bounds on a picture's size.
 
     Raises:
         LayoutError: The folder is missing, outside ``root`` or holds no picture at all, or it
-            mixes masks with other label files, or holds YOLO files, without naming the classes.
+            mixes masks with other label files, or holds YOLO files, without naming the classes; or
+            its layout is ambiguous or not the one that is named.
+        LabelError: Its ``data.yaml`` is wrong or names other classes.
     """
     root = folder if root is None else root
     prefix = _prefix(folder, root)
-    files = _sort_files(folder)
-    if not files.images:
-        raise LayoutError(
-            "no_images",
-            "The folder holds no .jpg, .png, .bmp, .tif or .webp picture.",
-            file=str(folder),
-            hint="Name the folder that contains the pictures, or their parent.",
-        )
-    found = tuple(classes) if classes is not None else _find_classes(folder, files)
-    reader = _SampleReader(folder, prefix, found, unlabelled, limits)
+    recognized = _recognize(folder, layout)
+    check_classes(recognized, classes)
+    files = _sort_files(folder, recognized)
+    found = tuple(classes or recognized.fixed_classes or _find_classes(folder, files))
+    reading = _Reading(folder, prefix, found, recognized.numbered, store_mask, limits)
+    reader = _SampleReader(reading, unlabelled, files.good)
     items, problems = _read_samples(files, reader)
     for labels in files.labels.values():
-        problems += [_orphan(name) for name, _ in labels]
+        problems += [_orphan(label.name) for label in labels]
     return FolderImport(
         items=tuple(sorted(items, key=lambda item: item.name)),
         classes=found,
         problems=tuple(sorted(problems, key=lambda error: error.file or "")),
         ignored=tuple(files.ignored),
         excluded=tuple(reader.excluded),
+        layout=recognized,
     )
 
 
@@ -144,7 +201,13 @@ def _walk(folder: Path) -> Iterator[str]:
             yield name
 
 
-def _sort_files(folder: Path) -> _Files:
+def _recognize(folder: Path, named: LayoutName | None) -> Layout:
+    names = list(_walk(folder))
+    contents = {name: _read(folder, name) for name in files_to_look_into(names)}
+    return recognize_layout(names, contents, named=named, file=str(folder))
+
+
+def _sort_files(folder: Path, layout: Layout) -> _Files:
     files = _Files()
     for name in _walk(folder):
         try:
@@ -153,19 +216,29 @@ def _sort_files(folder: Path) -> _Files:
             files.problems.append(error)
             continue
         try:
-            sample = sample_key(name)
+            sample = layout.sample(name)
         except LayoutError:
+            sample = None
+        if sample is None:
             files.ignored.append(name)
             continue
         if sample.kind == "image":
             files.images[sample.key].append(name)
+            files.good |= {sample.key} if sample.is_good else set()
         else:
-            files.labels[sample.key].append((name, sample.kind))
+            files.labels[sample.key].append(_Label(name, sample.kind, sample.class_name))
+    if not files.images:
+        raise LayoutError(
+            "no_images",
+            "The folder holds no .jpg, .png, .bmp, .tif or .webp picture.",
+            file=str(folder),
+            hint="Name the folder that contains the pictures, or their parent.",
+        )
     return files
 
 
 def _find_classes(folder: Path, files: _Files) -> tuple[str, ...]:
-    kinds = {kind for labels in files.labels.values() for _, kind in labels}
+    kinds = {label.kind for labels in files.labels.values() for label in labels}
     if "yolo" in kinds or ("mask" in kinds and len(kinds) > 1):
         raise LayoutError(
             "classes_needed",
@@ -176,36 +249,13 @@ def _find_classes(folder: Path, files: _Files) -> tuple[str, ...]:
         )
     found: set[str] = set()
     for labels in files.labels.values() if "mask" not in kinds else ():
-        for name, kind in labels:
+        for label in labels:
             try:
-                found |= named_classes(_read_label(folder, name, kind).labels)
+                found |= named_classes(_Reading(folder, "").read(label).labels)
             except DataError:
                 # Reading it again with its picture reports it.
                 continue
     return tuple(sorted(found)) or (UNDECLARED_MASK_CLASS,)
-
-
-def _read_label(
-    folder: Path,
-    name: str,
-    kind: LabelKind,
-    *,
-    prefix: str = "",
-    classes: Sequence[str] | None = None,
-    frame_size: tuple[int, int] | None = None,
-    limits: PixelLimits = DEFAULT_LIMITS,
-) -> LabelFile:
-    raw = _read(folder, name)
-    return read_label_file(
-        raw,
-        name=name,
-        kind=kind,
-        classes=classes,
-        file=prefix + name,
-        sha256=sha256_hex(raw),
-        frame_size=frame_size,
-        limits=limits,
-    )
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -232,35 +282,24 @@ def _orphan(name: str) -> LabelError:
 class _SampleReader:
     """Reads a picture with its label, and remembers which pictures it has seen."""
 
-    def __init__(
-        self,
-        folder: Path,
-        prefix: str,
-        classes: tuple[str, ...],
-        unlabelled: Unlabelled,
-        limits: PixelLimits,
-    ) -> None:
-        self._folder = folder
-        self._prefix = prefix
-        self._classes = classes
+    def __init__(self, reading: _Reading, unlabelled: Unlabelled, good: set[str]) -> None:
+        self._reading = reading
         self._unlabelled = unlabelled
-        self._limits = limits
+        self._good = good
         self._seen: dict[str, str] = {}
         self.excluded: list[str] = []
 
-    def read(
-        self, key: str, names: Sequence[str], labels: Sequence[tuple[str, LabelKind]]
-    ) -> Item | None:
+    def read(self, key: str, names: Sequence[str], labels: Sequence[_Label]) -> Item | None:
         """Return the sample, or None if it is to be left out."""
         name = names[0]
         if len(names) > 1 or len(labels) > 1:
-            _refuse_ambiguity(names, [label for label, _ in labels])
-        if not labels and self._unlabelled == "exclude":
+            _refuse_ambiguity(names, [label.name for label in labels])
+        if not labels and key not in self._good and self._unlabelled == "exclude":
             self.excluded.append(name)
             return None
-        raw = _read(self._folder, name)
+        raw = _read(self._reading.folder, name)
         header = read_header(raw, name=name)
-        decode_image(raw, name=name, limits=self._limits)
+        decode_image(raw, name=name, limits=self._reading.limits)
         digest = sha256_hex(raw)
         if digest in self._seen:
             raise LayoutError(
@@ -273,7 +312,7 @@ class _SampleReader:
         return Item(
             name=name,
             key=key,
-            file=self._prefix + name,
+            file=self._reading.prefix + name,
             sha256=digest,
             width=header.width,
             height=header.height,
@@ -281,27 +320,18 @@ class _SampleReader:
             bit_depth=header.bit_depth,
             group=None,
             split=None,
-            labels=self._read_labels(name, labels, header),
+            labels=self._read_labels(name, key, labels, header),
         )
 
     def _read_labels(
-        self, image: str, labels: Sequence[tuple[str, LabelKind]], header: ImageHeader
+        self, image: str, key: str, labels: Sequence[_Label], header: ImageHeader
     ) -> Labels:
         if not labels:
-            if self._unlabelled == "good":
+            if self._unlabelled == "good" or key in self._good:
                 return GoodFrame()
             raise missing_label(image)
-        name, kind = labels[0]
-        read = _read_label(
-            self._folder,
-            name,
-            kind,
-            prefix=self._prefix,
-            classes=self._classes,
-            frame_size=(header.width, header.height),
-            limits=self._limits,
-        )
-        check_labels_fit((read.width, read.height), header, name)
+        read = self._reading.read(labels[0], (header.width, header.height))
+        check_labels_fit((read.width, read.height), header, labels[0].name)
         return read.labels
 
 

@@ -8,15 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.coco import looks_like_coco
+from data.cvat import looks_like_cvat
+from data.deeppcb import read_deeppcb
 from data.errors import LabelError
 from data.labelme import read_labelme
-from data.labels import Labels, labels_from_boxes, labels_from_mask, labels_from_polygons
+from data.labels import (
+    Labels,
+    labels_from_boxes,
+    labels_from_mask,
+    labels_from_polygons,
+    unknown_class,
+)
 from data.limits import DEFAULT_LIMITS, PixelLimits
-from data.masks import read_mask
+from data.masks import KeepMask, encode_mask, read_class_mask, read_mask
+from data.storage import sha256_hex
 from data.voc import read_voc
 from data.yolo import read_yolo
 
-LabelKind = Literal["mask", "labelme", "voc", "yolo"]
+LabelKind = Literal["mask", "labelme", "voc", "yolo", "deeppcb"]
 
 # The class of binary masks whose classes nobody declared.
 UNDECLARED_MASK_CLASS = "defect"
@@ -46,6 +55,9 @@ def read_label_file(
     file: str,
     sha256: str,
     frame_size: tuple[int, int] | None,
+    numbered: Sequence[str] | None = None,
+    class_name: str | None = None,
+    keep_mask: KeepMask | None = None,
     limits: PixelLimits = DEFAULT_LIMITS,
 ) -> LabelFile:
     """Read a label file completely.
@@ -58,22 +70,19 @@ def read_label_file(
             are binary.
         file: Where the file lies, relative to the storage root; a mask's labels name it.
         sha256: Of ``raw``.
-        frame_size: Width and height of its frame, None if that is not there yet. Only a YOLO file
-            needs it; whether the others fit their frame is the caller's to check.
+        frame_size: Width and height of its frame, None if that is not there yet. Only YOLO and
+            DeepPCB files need it; whether the others fit their frame is the caller's to check.
+        numbered: What the numbers in YOLO files stand for, as ``data.yaml`` says; None takes
+            ``classes``.
+        class_name: Of everything that a mask marks; None reads an index mask.
+        keep_mask: Keeps the index mask that is made of a mask with a ``class_name``.
         limits: Bounds on a mask's size.
 
     Raises:
         LabelError: With the place of the first thing that can't be meant.
         ImageError: A mask that can't be decoded.
     """
-    if kind == "labelme" and looks_like_coco(raw):
-        raise LabelError(
-            "label_of_many_frames",
-            "A COCO file holds the labels of many frames, and the label of one was expected.",
-            file=name,
-            where="whole file",
-            hint="Upload it into a data set, where it finds its frames.",
-        )
+    _refuse_many_frames(raw, name, kind)
     if kind == "labelme":
         document = read_labelme(raw, name=name, classes=classes)
         labels: Labels = labels_from_polygons(document.polygons)
@@ -82,9 +91,32 @@ def read_label_file(
         annotation = read_voc(raw, name=name, classes=classes)
         return LabelFile(annotation.width, annotation.height, labels_from_boxes(annotation.boxes))
     if kind == "yolo":
-        return _read_yolo(raw, name, classes, frame_size)
+        return _read_yolo(raw, name, numbered or classes, frame_size)
+    if kind == "deeppcb":
+        return _read_deeppcb(raw, name, classes, frame_size)
+    if class_name is not None:
+        return _read_class_mask(raw, name, class_name, classes, keep_mask, limits)
     mask = _read_mask(raw, name, classes, limits)
     return LabelFile(mask.shape[1], mask.shape[0], labels_from_mask(mask, file=file, sha256=sha256))
+
+
+def _refuse_many_frames(raw: bytes, name: str, kind: LabelKind) -> None:
+    if (kind == "labelme" and looks_like_coco(raw)) or (kind == "voc" and looks_like_cvat(raw)):
+        raise LabelError(
+            "label_of_many_frames",
+            "The file holds the labels of many frames, and the label of one was expected.",
+            file=name,
+            where="whole file",
+            hint="Upload it into a data set, where it finds its frames.",
+        )
+
+
+def _read_deeppcb(
+    raw: bytes, name: str, classes: Sequence[str] | None, frame_size: tuple[int, int] | None
+) -> LabelFile:
+    width, height = _required(frame_size, name)
+    boxes = read_deeppcb(raw, name=name, classes=classes, width=width, height=height)
+    return LabelFile(width, height, boxes)
 
 
 def _read_yolo(
@@ -96,19 +128,47 @@ def _read_yolo(
             "The file numbers its classes, and the data set declares none.",
             file=name,
             where="whole file",
-            hint="Create the data set with its classes, in the order of data.yaml.",
+            hint="Create the data set with its classes, in the order of data.yaml, or import the "
+            "archive that holds data.yaml.",
         )
+    width, height = _required(frame_size, name)
+    labels = read_yolo(raw, name=name, classes=classes, width=width, height=height)
+    return LabelFile(width, height, labels)
+
+
+def _required(frame_size: tuple[int, int] | None, name: str) -> tuple[int, int]:
     if frame_size is None:
         raise LabelError(
             "label_frame_needed",
-            "The file gives places as parts of a frame that has not arrived.",
+            "The file does not say how large its frame is, and the frame has not arrived.",
             file=name,
             where="whole file",
             hint="Upload the frame first, or both together.",
         )
-    width, height = frame_size
-    labels = read_yolo(raw, name=name, classes=classes, width=width, height=height)
-    return LabelFile(width, height, labels)
+    return frame_size
+
+
+def _read_class_mask(
+    raw: bytes,
+    name: str,
+    class_name: str,
+    classes: Sequence[str] | None,
+    keep_mask: KeepMask | None,
+    limits: PixelLimits,
+) -> LabelFile:
+    if classes is None or class_name not in classes:
+        raise unknown_class(class_name, classes or ["(none declared)"], file=name)
+    if keep_mask is None:
+        raise LabelError(
+            "mask_store_needed",
+            "The mask marks one class and must be kept as an index mask, and no place is given.",
+            file=name,
+            hint="Pass store_mask, or import the archive into the service.",
+        )
+    mask = read_class_mask(raw, name=name, class_name=class_name, classes=classes, limits=limits)
+    made = encode_mask(mask)
+    file, sha256 = keep_mask(made), sha256_hex(made)
+    return LabelFile(mask.shape[1], mask.shape[0], labels_from_mask(mask, file=file, sha256=sha256))
 
 
 def _read_mask(

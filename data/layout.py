@@ -16,6 +16,8 @@ _LABEL_FOLDERS = _MASK_FOLDERS | {"label", "labels", "annotations", "json", "xml
 
 _ANNOTATION_KINDS: dict[str, Literal["labelme", "voc"]] = {".json": "labelme", ".xml": "voc"}
 
+SampleKind = Literal["image", "mask", "labelme", "voc", "yolo", "deeppcb"]
+
 # labelImg writes the names of the classes beside YOLO labels.
 _CLASS_LIST = "classes"
 
@@ -31,12 +33,16 @@ class SampleKey:
     """What a file is, and the key it shares with its partner.
 
     Attributes:
-        kind: A picture, its index mask, or its LabelMe, Pascal VOC or YOLO file.
+        kind: A picture, its index mask, or its annotation file.
         key: Equal for a picture and its label.
+        class_name: Of a mask whose every marked pixel is of one class, which its folder names.
+        is_good: Whether a picture's folder declares it free of defects.
     """
 
-    kind: Literal["image", "mask", "labelme", "voc", "yolo"]
+    kind: SampleKind
     key: str
+    class_name: str | None = None
+    is_good: bool = False
 
 
 def sample_key(path: str) -> SampleKey:

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from data.errors import ImageError, LabelError
 from data.headers import read_header
 from data.images import check_png_integrity, decode_image
 from data.limits import DEFAULT_LIMITS, PixelLimits
+
+# Keeps a made mask, a PNG file, and returns its path relative to the storage root.
+KeepMask = Callable[[bytes], str]
 
 
 def read_mask(
@@ -53,6 +56,43 @@ def read_mask(
     if pixels.ndim == 3:
         pixels = _require_grey(pixels, name)
     return _require_classes(pixels, name, classes)
+
+
+def read_class_mask(
+    raw: bytes,
+    *,
+    name: str,
+    class_name: str,
+    classes: Sequence[str],
+    limits: PixelLimits = DEFAULT_LIMITS,
+) -> NDArray[np.uint8]:
+    """Read a mask whose every marked pixel (1 or 255) is of one class, as an index mask.
+
+    Args:
+        raw: A PNG, BMP or TIFF file.
+        name: The file as the user knows it, for errors.
+        class_name: Of what it marks, one of ``classes``.
+        classes: The data set's classes, in order.
+        limits: Bounds checked from the header before allocation.
+
+    Returns:
+        (H, W) uint8 of 0 and the class's value.
+
+    Raises:
+        LabelError: See `read_mask`.
+        ImageError: See `read_mask`.
+    """
+    marked = read_mask(raw, name=name, classes=[class_name], limits=limits)
+    value = np.uint8(classes.index(class_name) + 1)
+    indices: NDArray[np.uint8] = marked * value
+    return indices
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> bytes:
+    """Return a (H, W) uint8 index mask as a PNG file."""
+    import imagecodecs
+
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(mask), level=1))
 
 
 def _read_png_indices(raw: bytes, name: str) -> NDArray[np.uint8] | None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from data.decimal_places import EXACT, extent, read_decimal
-from data.errors import LabelError
 from data.labels import Box, BoxLabels, GoodFrame, Polygon, PolygonLabels
+from data.text_lines import TextLine, text_lines
 
 # Writers round to six digits, which is a hundredth of a pixel; clicks on the last pixel add some.
 _EDGE_TOLERANCE_PX = 0.5
@@ -14,15 +14,11 @@ _LEAST_OUTLINE_NUMBERS = 7
 
 
 class _Line:
-    """One line with its number."""
+    """One line's columns."""
 
-    def __init__(self, text: str, number: int, file: str) -> None:
-        self.columns = text.split()
-        self._number = number
-        self._file = file
-
-    def error(self, code: str, detail: str, hint: str) -> LabelError:
-        return LabelError(code, detail, file=self._file, where=f"line {self._number}", hint=hint)
+    def __init__(self, line: TextLine) -> None:
+        self.columns = line.text.split()
+        self.error = line.error
 
     def class_name(self, classes: Sequence[str]) -> str:
         index = self.columns[0]
@@ -77,8 +73,7 @@ def read_yolo(
     """
     boxes: list[Box] = []
     polygons: list[Polygon] = []
-    for number, text in enumerate(_decode(raw, name).splitlines(), start=1):
-        line = _Line(text, number, name)
+    for line in map(_Line, text_lines(raw, name=name)):
         if not line.columns:
             continue
         class_name, numbers = line.class_name(classes), line.numbers()
@@ -102,19 +97,6 @@ def read_yolo(
     if polygons:
         return PolygonLabels(tuple(polygons))
     return BoxLabels(tuple(boxes)) if boxes else GoodFrame()
-
-
-def _decode(raw: bytes, name: str) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabelError(
-            "label_not_text",
-            "The file is not UTF-8 text.",
-            file=name,
-            where=f"line {raw.count(bytes([10]), 0, error.start) + 1}",
-            hint="Upload the file as the annotation tool exported it.",
-        ) from error
 
 
 def _read_box(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote
 
 from service.client_transport import HairlineError, JsonObject, Transport
 from service.datasets.resources import ImportResource
@@ -90,12 +91,14 @@ def send_archive(
     archive: Path,
     *,
     progress: Progress | None,
+    layout: str | None,
     patience_s: float,
 ) -> ArchiveUpload:
     """Send what the service lacks of an archive; see `HairlineClient.upload_archive`."""
+    path = f"{dataset_path}/archive" + (f"?layout={quote(layout)}" if layout else "")
     for attempt in itertools.count(1):
         key = upload_key(dataset_id, archive, attempt)
-        sender = _Sender(transport, f"{dataset_path}/archive", archive, key, progress, patience_s)
+        sender = _Sender(transport, path, archive, key, progress, patience_s)
         queued = ImportResource.model_validate(sender.run()["import"])
         if sender.sent_bytes:
             break

@@ -76,24 +76,35 @@ def upload(
         typer.Option(
             "--class",
             help="A class of a new data set; repeat it, in the order of the masks' values or of "
-            "data.yaml.",
+            "data.yaml, whose names are taken if there is one.",
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            help="How an archive's files belong together, if it can't be recognized: coco, cvat, "
+            "voc, yolo, labelme, masks, mvtec or deeppcb."
         ),
     ] = None,
     url: Url = _DEFAULT_URL,
 ) -> None:
     """Upload a folder or an archive; run it again to go on where it was cut off."""
+    from data import DataError
     from service.client import HairlineClient, HairlineError
     from service.folder_upload import list_folder
 
     try:
         found = None if source.is_file() else list_folder(source)
-    except FileNotFoundError as error:
+        numbered = found.yolo_classes() if found is not None else None
+    except (DataError, OSError) as error:
         raise _exit(f"{error}.") from error
+    if found is not None and layout is not None:
+        raise _exit("A layout is for an archive: pack the folder, then upload that.")
     with HairlineClient(url) as client:
         try:
-            dataset_id = _dataset_id(client, dataset, classes or None)
+            dataset_id = _dataset_id(client, dataset, classes or None, numbered)
             if found is None:
-                rejected = _send_archive(client, dataset_id, source)
+                rejected = _send_archive(client, dataset_id, source, layout)
             else:
                 rejected = _send_folder(client, dataset_id, found)
         except HairlineError as error:
@@ -112,6 +123,9 @@ def _send_folder(client: "HairlineClient", dataset_id: str, found: "FolderFiles"
         done = upload_files(client, dataset_id, found, progress=show)
     for outcome in done.rejected:
         typer.echo(_rejection(outcome), err=True)
+    if found.yolo_lists:
+        lists = ", ".join(file.name for file in found.yolo_lists)
+        typer.echo(f"Not sent, because they only say how a YOLO set is divided: {lists}")
     there = done.files - len(done.rejected)
     typer.echo(
         f"{dataset_id}: {there} of {done.files} files are there, {done.known} of them were before"
@@ -119,10 +133,12 @@ def _send_folder(client: "HairlineClient", dataset_id: str, found: "FolderFiles"
     return bool(done.rejected)
 
 
-def _send_archive(client: "HairlineClient", dataset_id: str, archive: Path) -> bool:
+def _send_archive(
+    client: "HairlineClient", dataset_id: str, archive: Path, layout: str | None
+) -> bool:
     """Upload an archive, wait for its import and say what became of it; True if not all is well."""
     with _byte_bar("upload") as show:
-        upload = client.upload_archive(dataset_id, archive, progress=show)
+        upload = client.upload_archive(dataset_id, archive, progress=show, layout=layout)
     import_id = upload.queued.id
     with _import_bar() as show_files:
         ended = client.wait_for_import(
@@ -134,6 +150,8 @@ def _send_archive(client: "HairlineClient", dataset_id: str, archive: Path) -> b
         hint = f" {ended.error.hint}" if ended.error.hint else ""
         typer.echo(f"{import_id} failed: {ended.error.detail}{hint}", err=True)
     taken = ended.done - len(ended.rejected)
+    if ended.layout is not None:
+        typer.echo("\n".join(filter(None, [ended.layout.evidence, *ended.layout.notes])))
     typer.echo(f"{dataset_id}: {import_id} took in {taken} of {ended.total} files")
     if upload.sent_bytes == 0:
         typer.echo(
@@ -311,14 +329,32 @@ def _exit(message: str) -> typer.Exit:
     return typer.Exit(1)
 
 
-def _dataset_id(client: "HairlineClient", name: str, classes: list[str] | None) -> str:
+def _dataset_id(
+    client: "HairlineClient",
+    name: str,
+    classes: list[str] | None,
+    numbered: tuple[str, ...] | None,
+) -> str:
+    """Return the data set of that name, new or old, if its classes suit.
+
+    Args:
+        client: Of the service.
+        name: Of the data set.
+        classes: As the person names them.
+        numbered: As the folder's YOLO files number them; another order would be other classes.
+    """
+    if numbered is not None:
+        if classes is not None and classes != [*numbered]:
+            raise _exit(f"--class contradicts data.yaml, which numbers {', '.join(numbered)}.")
+        classes = [*numbered]
     for dataset in client.datasets():
         if dataset.name == name:
             if classes is not None and classes != dataset.classes:
                 declared = ", ".join(dataset.classes or ["none"])
                 raise _exit(
                     f"The data set {name!r} is there already and declares other classes "
-                    f"({declared}). Leave --class out, or give another name with --dataset."
+                    f"({declared}) than {', '.join(classes)}. Give another name with --dataset, or "
+                    "the same classes in the same order."
                 )
             return dataset.id
     return client.create_dataset(name, classes=classes).id

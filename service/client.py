@@ -10,22 +10,18 @@ with HairlineClient("http://127.0.0.1:8000") as hairline:
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
 
-from service.archive_upload import ArchiveUpload, Patience, send_archive
-from service.client_transport import HairlineError, JsonObject, Progress, Transport
-from service.datasets.resources import (
-    DatasetResource,
-    ImportResource,
-    ItemResource,
-    UploadResource,
-    VersionDiffResource,
-    VersionHealthResource,
-    VersionResource,
+from service.client_datasets import DatasetCalls
+from service.client_transport import (
+    DEFAULT_TIMEOUT_S,
+    HairlineError,
+    JsonObject,
+    Transport,
+    idempotency,
+    path_of,
 )
 from service.resources import (
     DeploymentResource,
@@ -37,11 +33,8 @@ from service.resources import (
 
 __all__ = ["HairlineClient", "HairlineError"]
 
-# One upload of many large frames over a slow line takes minutes.
-_DEFAULT_TIMEOUT_S = 300.0
 
-
-class HairlineClient:
+class HairlineClient(DatasetCalls):
     """Calls one Hairline service.
 
     Every method raises `HairlineError` when the service refuses or can't be reached.
@@ -51,8 +44,8 @@ class HairlineClient:
         timeout_s: For each request.
     """
 
-    def __init__(self, base_url: str, *, timeout_s: float = _DEFAULT_TIMEOUT_S) -> None:
-        self._transport = Transport(base_url, timeout_s)
+    def __init__(self, base_url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        super().__init__(Transport(base_url, timeout_s))
 
     def __enter__(self) -> Self:
         """Return the client, to be closed at the end of the block."""
@@ -81,177 +74,11 @@ class HairlineClient:
                     raise
             time.sleep(0.2)
 
-    def create_dataset(
-        self,
-        name: str,
-        *,
-        task: str = "segmentation",
-        classes: Sequence[str] | None = None,
-        idempotency_key: str | None = None,
-    ) -> DatasetResource:
-        """Create an empty data set."""
-        body: JsonObject = {"name": name, "task": task}
-        if classes is not None:
-            body["classes"] = list(classes)
-        headers = _idempotency(idempotency_key)
-        answer = self._transport.call("POST", "/datasets", json=body, headers=headers)
-        return DatasetResource.model_validate(answer)
-
-    def dataset(self, dataset_id: str) -> DatasetResource:
-        """Return a data set with its counts and what keeps it from being frozen."""
-        return DatasetResource.model_validate(self._transport.call("GET", _dataset(dataset_id)))
-
-    def datasets(self) -> Iterator[DatasetResource]:
-        """Yield all data sets by name."""
-        return map(DatasetResource.model_validate, self._transport.pages("/datasets"))
-
-    def upload(self, dataset_id: str, files: Sequence[tuple[str, Path]]) -> UploadResource:
-        """Upload frames and labels under the given names.
-
-        When some are refused the error's ``problem["files"]`` tells what became of each.
-        """
-        with ExitStack() as stack:
-            parts = [
-                ("files", (name, stack.enter_context(path.open("rb")), "application/octet-stream"))
-                for name, path in files
-            ]
-            answer = self._transport.call("POST", _dataset(dataset_id, "images"), files=parts)
-        return UploadResource.model_validate(answer)
-
-    def upload_archive(
-        self,
-        dataset_id: str,
-        archive: Path,
-        *,
-        progress: Callable[[int, int], None] | None = None,
-        patience_s: float = _DEFAULT_TIMEOUT_S,
-    ) -> ArchiveUpload:
-        """Send a zip or tar archive in pieces; `wait_for_import` tells what becomes of it.
-
-        A cut connection and a service that restarts are waited for.  Call it again after an error
-        or a kill: it goes on.  ``progress`` is told the bytes that are there and those of all;
-        after ``patience_s`` without progress the last error is raised.
-        """
-        return send_archive(
-            self._transport,
-            _dataset(dataset_id),
-            dataset_id,
-            archive,
-            progress=progress,
-            patience_s=patience_s,
-        )
-
-    def archive_import(self, dataset_id: str, import_id: str) -> ImportResource:
-        """Return how far an archive is."""
-        path = _dataset(dataset_id, "imports", import_id)
-        return ImportResource.model_validate(self._transport.call("GET", path))
-
-    def wait_for_import(
-        self,
-        dataset_id: str,
-        import_id: str,
-        *,
-        on_change: Callable[[ImportResource], None] | None = None,
-        poll_s: float = 0.5,
-        patience_s: float = _DEFAULT_TIMEOUT_S,
-    ) -> ImportResource:
-        """Return an import when it has ended; a service that restarts is waited for."""
-        last, patience = None, Patience(patience_s)
-        while True:
-            try:
-                found = self.archive_import(dataset_id, import_id)
-            except HairlineError as error:
-                patience.wait(error)
-                continue
-            patience.renew()
-            if on_change is not None and found != last:
-                on_change(found)
-            if found.has_ended:
-                return found
-            last = found
-            time.sleep(poll_s)
-
-    def items(self, dataset_id: str) -> Iterator[ItemResource]:
-        """Yield a data set's frames."""
-        pages = self._transport.pages(_dataset(dataset_id, "items"))
-        return map(ItemResource.model_validate, pages)
-
-    def preview(self, dataset_id: str, item_id: str, kind: str, **query: Any) -> bytes:
-        """Return a picture of a frame: ``image``, ``mask`` or ``overlay``."""
-        path = _dataset(dataset_id, "items", item_id, kind)
-        return self._transport.send("GET", path, params=query).content
-
-    def delete_item(self, dataset_id: str, item_id: str) -> None:
-        """Delete a frame and its label from a data set; frozen versions keep them."""
-        self._transport.send("DELETE", _dataset(dataset_id, "items", item_id))
-
-    def delete_label(self, dataset_id: str, item_id: str) -> None:
-        """Delete a frame's label."""
-        self._transport.send("DELETE", _dataset(dataset_id, "items", item_id, "label"))
-
-    def freeze(
-        self,
-        dataset_id: str,
-        *,
-        split: Mapping[str, Any] | None = None,
-        unlabelled: str = "reject",
-        idempotency_key: str | None = None,
-    ) -> VersionResource:
-        """Freeze a data set's present content as an immutable version."""
-        body: JsonObject = {"unlabelled": unlabelled}
-        if split is not None:
-            body["split"] = dict(split)
-        path, headers = _dataset(dataset_id, "versions"), _idempotency(idempotency_key)
-        answer = self._transport.call("POST", path, json=body, headers=headers)
-        return VersionResource.model_validate(answer)
-
-    def version(self, version_id: str) -> VersionResource:
-        """Return a version with its statistics."""
-        path = f"/versions/{quote(version_id)}"
-        return VersionResource.model_validate(self._transport.call("GET", path))
-
-    def health(self, version_id: str, *, wait_s: float = 5.0) -> VersionHealthResource:
-        """Return what is wrong with a version, as far as it is measured after ``wait_s``."""
-        path, query = f"/versions/{quote(version_id)}/health", {"wait_s": wait_s}
-        return VersionHealthResource.model_validate(self._transport.call("GET", path, params=query))
-
-    def health_page(self, version_id: str) -> str:
-        """Return the same as one HTML file with thumbnails."""
-        query = {"format": "html"}
-        return self._transport.send(
-            "GET", f"/versions/{quote(version_id)}/health", params=query
-        ).text
-
-    def diff(self, version_id: str, *, against: str) -> VersionDiffResource:
-        """Return what changed from the version ``against`` to this one."""
-        path = f"/versions/{quote(version_id)}/diff"
-        answer = self._transport.call("GET", path, params={"against": against})
-        return VersionDiffResource.model_validate(answer)
-
-    def export(
-        self,
-        version_id: str,
-        form: str,
-        target: Path,
-        *,
-        progress: Progress | None = None,
-    ) -> None:
-        """Write a version to ``target`` as a tar archive, whole or not at all.
-
-        Args:
-            version_id: The version.
-            form: "coco", "labelme", "masks", "voc" or "yolo".
-            target: Is replaced when the archive is whole.
-            progress: Is told the bytes that have arrived, and those of the archive.
-        """
-        path, query = f"/versions/{quote(version_id)}/export", {"format": form}
-        self._transport.download(path, target, query, progress)
-
     def create_job(
         self, version_id: str, *, idempotency_key: str | None = None, **wishes: Any
     ) -> JobResource:
         """Queue a training job; ``wishes`` are the other fields of ``POST /jobs``."""
-        body, headers = {"version": version_id, **wishes}, _idempotency(idempotency_key)
+        body, headers = {"version": version_id, **wishes}, idempotency(idempotency_key)
         answer = self._transport.call("POST", "/jobs", json=body, headers=headers)
         return JobResource.model_validate(answer)
 
@@ -378,26 +205,13 @@ class HairlineClient:
         return Prediction.model_validate(answer)
 
 
-def _path(*parts: str) -> str:
-    # An identifier is one component whatever is in it.
-    return "/" + "/".join(quote(part, safe="") for part in parts)
-
-
-def _dataset(dataset_id: str, *parts: str) -> str:
-    return _path("datasets", dataset_id, *parts)
-
-
 def _job(job_id: str) -> str:
-    return _path("jobs", job_id)
+    return path_of("jobs", job_id)
 
 
 def _model(model_id: str) -> str:
-    return _path("models", model_id)
+    return path_of("models", model_id)
 
 
 def _deployment(name: str) -> str:
-    return _path("deployments", name)
-
-
-def _idempotency(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"Idempotency-Key": key}
+    return path_of("deployments", name)

@@ -5,10 +5,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
 JsonObject = dict[str, Any]
+# One upload of many large frames over a slow line takes minutes.
+DEFAULT_TIMEOUT_S = 300.0
+
 # Bytes that have arrived, and those of the whole; None if the service does not say.
 Progress = Callable[[int, int | None], object]
 
@@ -162,3 +166,13 @@ def _no_hairline(response: httpx.Response) -> JsonObject:
         "detail": f"{response.url} answered {response.status_code}, and not as Hairline does",
         "hint": "is the address right?",
     }
+
+
+def path_of(*parts: str) -> str:
+    """Return a path of components; an identifier is one whatever is in it."""
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def idempotency(key: str | None) -> dict[str, str]:
+    """Return the header that makes a creating call safe to repeat."""
+    return {} if key is None else {"Idempotency-Key": key}

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from data.layout import is_frame
+from data.layout import is_frame, is_yolo_list
+from data.recognition import yolo_classes
+from data.yolo_classes import is_yolo_class_file
 from service.client import HairlineClient, HairlineError
 from service.datasets.resources import ItemResource
 from service.errors import FileOutcome
@@ -68,10 +70,23 @@ class FolderFiles:
     Attributes:
         files: Frames first.
         unreadable: Outcomes of those that can't be looked at.
+        yolo_lists: Files that only say how a YOLO set is divided, which are not sent.
     """
 
     files: tuple[LocalFile, ...]
     unreadable: tuple[FileOutcome, ...]
+    yolo_lists: tuple[LocalFile, ...] = ()
+
+    def yolo_classes(self) -> tuple[str, ...] | None:
+        """Return the classes in the order in which YOLO files number them; None if no file says.
+
+        Raises:
+            DataError: A ``data.yaml`` is wrong, or two contradict each other.
+            OSError: It can't be read.
+        """
+        named = [file for file in self.yolo_lists if is_yolo_class_file(file.name)]
+        contents = {file.name: file.path.read_bytes() for file in named}
+        return yolo_classes(sorted(contents), contents)
 
 
 def upload_files(
@@ -120,9 +135,11 @@ def list_folder(folder: Path) -> FolderFiles:
             unreadable.append(_unreadable(name, error.strerror or str(error)))
     if not found and not unreadable:
         raise FileNotFoundError(f"{folder} holds no files")
+    lists = [file for file in found if is_yolo_list(file.name)]
+    sent = [file for file in found if not is_yolo_list(file.name)]
     # A YOLO file needs its frame, and any label that finds its frame is checked against it.
-    found.sort(key=lambda file: not is_frame(file.name))
-    return FolderFiles(tuple(found), tuple(unreadable))
+    sent.sort(key=lambda file: not is_frame(file.name))
+    return FolderFiles(tuple(sent), tuple(unreadable), tuple(lists))
 
 
 def _requests(files: Sequence[LocalFile]) -> Iterator[list[LocalFile]]:

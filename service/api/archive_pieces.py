@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import Engine
 
 from data.errors import ArchiveError
+from data.recognition import LayoutName
 from service.api.idempotency import KEPT_FOR, record, replay
 from service.database.engine import session_factory
 from service.datasets.imports import (
@@ -128,9 +129,17 @@ class ArchivePieces:
         self._writes = session_factory(engine)
 
     def receive(
-        self, dataset_id: str, key: str, piece: Piece, sha256: str | None, chunks: Iterable[bytes]
+        self,
+        dataset_id: str,
+        key: str,
+        piece: Piece,
+        sha256: str | None,
+        layout: LayoutName | None,
+        chunks: Iterable[bytes],
     ) -> JSONResponse:
         """Append a piece; queue the import when the last byte is there.
+
+        The ``layout`` of the request that brings the last byte counts.
 
         Side effects: what arrives is kept, also when ``chunks`` raises in between.
 
@@ -166,7 +175,7 @@ class ArchivePieces:
                 _append(part, piece, chunks)
             if not part.is_complete:
                 return _so_far(part.received, piece.total)
-            return self._finish(part, key)
+            return self._finish(part, key, layout)
 
     def give_up(self, dataset_id: str, key: str) -> None:
         """Remove what has arrived of an upload.
@@ -198,7 +207,7 @@ class ArchivePieces:
             found = replay(session, key, operation=_operation(dataset_id), request={"bytes": total})
         return None if found is None else _queued(dataset_id, found[1])
 
-    def _finish(self, part: Part, key: str) -> JSONResponse:
+    def _finish(self, part: Part, key: str, layout: LayoutName | None) -> JSONResponse:
         announced = part.begun()
         try:
             sha256 = part.digest()
@@ -209,7 +218,7 @@ class ArchivePieces:
             # No byte behind these could mend them.
             part.discard()
             raise
-        row = new_import(announced.import_id, announced.dataset_id, sha256, members)
+        row = new_import(announced.import_id, announced.dataset_id, sha256, members, layout)
         with self._writes.begin() as session:
             session.add(row)
             session.flush()

@@ -5,10 +5,11 @@ from functools import partial
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Header, Request, Response, status
+from fastapi import APIRouter, Header, Query, Request, Response, status
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
+from data.recognition import LayoutName
 from service.api.archive_pieces import read_piece, read_repr_digest
 from service.api.dependencies import (
     ArchivePiecesDependency,
@@ -21,6 +22,14 @@ from service.api.idempotency import IdempotencyKey
 from service.datasets.imports import get_import, import_resource, queue_import
 from service.datasets.resources import ImportResource
 from service.errors import InvalidRequest
+
+LayoutQuery = Annotated[
+    LayoutName | None,
+    Query(
+        description="How the archive's files belong together. Left out, it is recognized, or the "
+        "import fails with layout_ambiguous; named, labels of other formats are left out."
+    ),
+]
 
 router = APIRouter(prefix="/datasets/{dataset_id}", tags=["data sets"])
 
@@ -92,6 +101,7 @@ async def put_archive(
     idempotency_key: IdempotencyKey = None,
     content_range: ContentRange = None,
     repr_digest: ReprDigest = None,
+    layout: LayoutQuery = None,
 ) -> Response:
     """Receive an archive and queue its import; an empty or damaged one leaves nothing behind.
 
@@ -107,10 +117,10 @@ async def put_archive(
                 where="header/Idempotency-Key",
                 hint="Send the same Idempotency-Key, of your own choice, with each of its pieces.",
             )
-        receive = partial(_receive_whole, engine, storage, settings, dataset_id, sha256)
+        receive = partial(_receive_whole, engine, storage, settings, dataset_id, sha256, layout)
     else:
         piece = read_piece(content_range, request.headers.get("Content-Length"))
-        receive = partial(pieces.receive, dataset_id, idempotency_key, piece, sha256)
+        receive = partial(pieces.receive, dataset_id, idempotency_key, piece, sha256, layout)
     return await anyio.to_thread.run_sync(receive, _chunks(request))
 
 
@@ -120,9 +130,10 @@ def _receive_whole(
     settings: SettingsDependency,
     dataset_id: str,
     sha256: str | None,
+    layout: LayoutName | None,
     chunks: Iterator[bytes],
 ) -> JSONResponse:
-    row = queue_import(engine, storage, settings, dataset_id, chunks, sha256=sha256)
+    row = queue_import(engine, storage, settings, dataset_id, chunks, sha256=sha256, layout=layout)
     return JSONResponse(
         {"import": import_resource(row).model_dump(mode="json")},
         status.HTTP_202_ACCEPTED,

@@ -159,6 +159,8 @@ class Import(Base):
     total: Mapped[int | None]
     outcomes: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    # As the sender named it, or None; once the import runs, what it is and what speaks for it.
+    layout: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     owner: Mapped[str | None] = mapped_column(String(32))
     lease_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now_utc)

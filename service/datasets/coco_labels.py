@@ -1,21 +1,23 @@
-"""Taking a COCO file into a data set: a label for each frame it names, all of them or none."""
+"""Taking a COCO or CVAT file into a data set: labels for all frames it names, or for none."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from data.coco import CocoFrame
+from data.coco import LabelledFrame
 from data.errors import DataError, LabelError, LayoutError
+from data.labels import MaskLabels
 from data.layout import sample_key
 from service.database.tables import Dataset, Item, Label
 from service.datasets.labels import count_classes, dump_labels, size_mismatch
 from service.errors import FileOutcome
 from service.ids import new_id
 
-KIND = "coco"
+ManyFramesKind = Literal["coco", "cvat"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,11 @@ class _Rows:
 
 
 def add_labels(
-    session: Session, dataset: Dataset, name: str, frames: Sequence[CocoFrame]
+    session: Session,
+    dataset: Dataset,
+    name: str,
+    frames: Sequence[LabelledFrame],
+    kind: ManyFramesKind,
 ) -> FileOutcome:
     """Insert the labels that are not there yet.
 
@@ -43,8 +49,9 @@ def add_labels(
     Args:
         session: Of a writing transaction; nothing of it may be kept if this raises.
         dataset: Where the labels go.
-        name: The COCO file as the user knows it.
+        name: The file as the user knows it.
         frames: Its content.
+        kind: Its format.
 
     Raises:
         DataError: A frame has another label or another size, or its name fits several frames.
@@ -54,7 +61,7 @@ def add_labels(
     for frame in frames:
         item = _find_frame(rows, frame, name)
         key = item.key if item is not None else _key_of(frame, name)
-        label = _label(dataset, name, key, frame)
+        label = _label(dataset, name, key, frame, kind)
         existing = rows.labels.get(key)
         if existing is not None and existing.sha256 == label.sha256:
             known += 1
@@ -70,6 +77,10 @@ def add_labels(
     notes = [f"labels of {len(frames)} frames"]
     notes += [f"{known} of them were there already"] if known else []
     notes += [f"{waiting} of them wait for their frame"] if waiting else []
+    masks = sum(isinstance(frame.labels, MaskLabels) for frame in frames)
+    notes += [f"{masks} of them are run-length masks, kept as index masks"] if masks else []
+    drawn = sum(frame.drawn for frame in frames)
+    notes += [f"{drawn} outlines were drawn into the masks of their frames"] if drawn else []
     return FileOutcome(name, "accepted", notes=tuple(notes))
 
 
@@ -83,14 +94,14 @@ def _look_up(session: Session, dataset_id: str) -> _Rows:
     return _Rows(frames, by_stem, {label.key: label for label in labels})
 
 
-def _key_of(frame: CocoFrame, name: str) -> str:
+def _key_of(frame: LabelledFrame, name: str) -> str:
     try:
         return sample_key(frame.file_name).key
     except LayoutError as error:
         raise _at(frame, name, error) from error
 
 
-def _find_frame(rows: _Rows, frame: CocoFrame, name: str) -> Item | None:
+def _find_frame(rows: _Rows, frame: LabelledFrame, name: str) -> Item | None:
     key = _key_of(frame, name)
     if key in rows.frames or "/" in key:
         return rows.frames.get(key)
@@ -100,20 +111,22 @@ def _find_frame(rows: _Rows, frame: CocoFrame, name: str) -> Item | None:
             "frame_ambiguous",
             f"{frame.file_name} may be {candidates[0].name} or {candidates[1].name}.",
             file=name,
-            where=f"{frame.where}/file_name",
+            where=frame.name_where,
             hint="Write the folders into the file's file_name.",
         )
     return candidates[0] if candidates else None
 
 
-def _label(dataset: Dataset, name: str, key: str, frame: CocoFrame) -> Label:
+def _label(
+    dataset: Dataset, name: str, key: str, frame: LabelledFrame, kind: ManyFramesKind
+) -> Label:
     content = dump_labels(frame.labels)
     return Label(
         id=new_id("lbl"),
         dataset_id=dataset.id,
         name=f"{name} {frame.file_name}",
         key=key,
-        kind=KIND,
+        kind=kind,
         sha256=hashlib.sha256(content.encode()).hexdigest(),
         width=frame.width,
         height=frame.height,
@@ -123,7 +136,7 @@ def _label(dataset: Dataset, name: str, key: str, frame: CocoFrame) -> Label:
 
 
 def _check(
-    label: Label, existing: Label | None, item: Item | None, name: str, frame: CocoFrame
+    label: Label, existing: Label | None, item: Item | None, name: str, frame: LabelledFrame
 ) -> None:
     if existing is not None:
         raise LabelError(
@@ -138,6 +151,5 @@ def _check(
         raise size_mismatch((label.width, label.height), item, file=name, where=frame.where)
 
 
-def _at(frame: CocoFrame, name: str, error: DataError) -> LabelError:
-    place = f"{frame.where}/file_name"
-    return LabelError(error.code, error.detail, file=name, where=place, hint=error.hint)
+def _at(frame: LabelledFrame, name: str, error: DataError) -> LabelError:
+    return LabelError(error.code, error.detail, file=name, where=frame.name_where, hint=error.hint)

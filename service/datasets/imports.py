@@ -8,7 +8,7 @@ last progress it finds, and the few files after it are found to be known.
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,15 @@ from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from data import ArchiveError, DataError
-from data.archive import ArchiveMember, open_archive
-from data.layout import is_frame, is_yolo_list
+from data.recognition import Layout, LayoutName
 from service.database.engine import session_factory
 from service.database.tables import Import
+from service.datasets.archive_layout import (
+    ARCHIVE_NAME,
+    archive_layout,
+    frames_first,
+    members,
+)
 from service.datasets.repository import get_dataset
 from service.datasets.resources import ImportResource
 from service.datasets.uploads import IncomingFile, Uploads
@@ -32,15 +37,12 @@ from service.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-# What errors call the request's body, which has no name of its own.
-ARCHIVE_NAME = "archive"
-
 # How long an archive without an import is kept, should somebody be about to add the row.
 ABANDONED_AFTER_S = 24 * 3600
 _PROGRESS_EVERY_S = 1.0
 
-# What macOS and Windows put into folders without being asked; nobody means to upload it.
-_LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+# Notes of single files; beyond, their number is told.
+_MOST_NOTES = 50
 _PENDING = ("queued", "running")
 
 
@@ -52,8 +54,11 @@ def queue_import(
     chunks: Iterable[bytes],
     *,
     sha256: str | None = None,
+    layout: LayoutName | None = None,
 ) -> Import:
     """Receive an archive, check it (also against its digest, if given), and queue its import.
+
+    The import recognizes a layout that is left open.
 
     Side effects: the archive is on disk before the row that names it; neither is there after an
     error.
@@ -72,13 +77,15 @@ def queue_import(
     if sha256 not in (None, archive.sha256):
         storage.archive_path(import_id).unlink()
         raise digest_mismatch(archive.sha256)
-    row = new_import(import_id, dataset_id, archive.sha256, total)
+    row = new_import(import_id, dataset_id, archive.sha256, total, layout)
     with session_factory(engine).begin() as session:
         session.add(row)
     return row
 
 
-def new_import(import_id: str, dataset_id: str, archive_sha256: str, total: int) -> Import:
+def new_import(
+    import_id: str, dataset_id: str, archive_sha256: str, total: int, layout: LayoutName | None
+) -> Import:
     """Return the row that queues an archive's import."""
     return Import(
         id=import_id,
@@ -86,6 +93,7 @@ def new_import(import_id: str, dataset_id: str, archive_sha256: str, total: int)
         status="queued",
         archive_sha256=archive_sha256,
         total=total,
+        layout=None if layout is None else {"name": layout, "is_named": True},
     )
 
 
@@ -100,6 +108,7 @@ def import_resource(row: Import) -> ImportResource:
             "total": row.total,
             "rejected": row.outcomes,
             "error": row.error,
+            "layout": row.layout,
             "created_at": row.created_at,
         }
     )
@@ -130,11 +139,12 @@ def run_import(engine: Engine, storage: Storage, settings: Settings, import_id: 
     progress = _Progress(engine, import_id)
     path = storage.archive_path(import_id)
     try:
-        _run(progress, Uploads(engine, storage, settings, progress.dataset_id), path)
+        layout = _recognize(progress, path, settings)
+        uploads = Uploads(engine, storage, settings, progress.dataset_id, layout)
+        _run(progress, uploads, layout, path)
     except (DataError, ServiceError) as error:
-        named = error.renamed(ARCHIVE_NAME) if isinstance(error, DataError) else error
-        logger.warning("%s: %s", import_id, named)
-        progress.end("failed", {"code": named.code, "detail": named.detail, "hint": named.hint})
+        logger.warning("%s: %s", import_id, error)
+        progress.end("failed", _failure(error, path))
     except _LostError:
         logger.warning("%s: another worker has taken it over", import_id)
         return
@@ -142,6 +152,18 @@ def run_import(engine: Engine, storage: Storage, settings: Settings, import_id: 
         path.unlink(missing_ok=True)
         raise
     path.unlink(missing_ok=True)
+
+
+def _failure(error: DataError | ServiceError, path: Path) -> dict[str, Any]:
+    # The spooled file's name says nothing to the sender.
+    file = ARCHIVE_NAME if error.file in (None, path.name) else error.file
+    return {
+        "code": error.code,
+        "detail": error.detail,
+        "file": file,
+        "where": error.where,
+        "hint": error.hint,
+    }
 
 
 def clear_archives(
@@ -190,22 +212,43 @@ class _Progress:
                 raise NotFound("import_not_found", f"{import_id} is no import under way")
             self.dataset_id = row.dataset_id
             self.done = row.done
+            self.layout = row.layout
+            self.classes = get_dataset(session, row.dataset_id).classes
             self.outcomes: list[dict[str, Any]] = list(row.outcomes)
             self._owner = row.owner
         self._written_at = time.monotonic()
 
     def add(self, outcome: FileOutcome) -> None:
-        self.done += 1
         if outcome.outcome == "rejected":
             self.outcomes.append(asdict(outcome))
+        # A frame's own notes are in its item; those of a file of many frames are nowhere else.
+        if outcome.item is None and self.layout is not None:
+            found = [f"{outcome.file}: {note}" for note in outcome.notes]
+            self.layout = self.layout | {"notes": _added(self.layout["notes"], found)}
+        self.pass_over()
+
+    def pass_over(self) -> None:
+        """Count a file that the layout leaves out."""
+        self.done += 1
         if time.monotonic() - self._written_at >= _PROGRESS_EVERY_S:
             self._write(status="running")
+
+    def recognize(self, layout: Layout) -> None:
+        """Write the layout, keeping what an interrupted run noted about files."""
+        noted = (self.layout or {}).get("notes", [])
+        self.layout = {
+            "name": layout.name,
+            "is_named": layout.is_named,
+            "evidence": layout.evidence,
+            "notes": _added(layout.notes, noted),
+        }
+        self._write(status="running")
 
     def end(self, status: str, error: dict[str, Any] | None = None) -> None:
         self._write(status=status, error=error, owner=None, lease_until=None)
 
     def _write(self, **values: Any) -> None:
-        values |= {"done": self.done, "outcomes": self.outcomes}
+        values |= {"done": self.done, "outcomes": self.outcomes, "layout": self.layout}
         statement = (
             update(Import)
             .where(Import.id == self._id, Import.status.in_(_PENDING))
@@ -219,26 +262,32 @@ class _Progress:
         self._written_at = time.monotonic()
 
 
-def _run(progress: _Progress, uploads: Uploads, path: Path) -> None:
-    for index, member in enumerate(_frames_first(path)):
-        if index >= progress.done:
+def _added(notes: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Return the notes with those that are new, up to a number that a person reads."""
+    return [*notes, *(note for note in more if note not in notes)][:_MOST_NOTES]
+
+
+def _recognize(progress: _Progress, path: Path, settings: Settings) -> Layout:
+    row = progress.layout
+    layout = archive_layout(
+        path,
+        named=row["name"] if row is not None and row["is_named"] else None,
+        declared=progress.classes,
+        max_file_bytes=settings.max_file_bytes,
+    )
+    progress.recognize(layout)
+    return layout
+
+
+def _run(progress: _Progress, uploads: Uploads, layout: Layout, path: Path) -> None:
+    for index, member in enumerate(frames_first(path, layout)):
+        if index < progress.done:
+            continue
+        if layout.leaves_out(member.name):
+            progress.pass_over()
+        else:
             progress.add(uploads.accept(IncomingFile(member.name, member.open)))
     progress.end("succeeded_with_problems" if progress.outcomes else "succeeded")
-
-
-def _frames_first(path: Path) -> Iterator[ArchiveMember]:
-    """Yield the frames and then everything else: a tar file can be read forwards only."""
-    for wanted in (True, False):
-        for member in _members(path):
-            if is_frame(member.name) is wanted:
-                yield member
-
-
-def _members(path: Path) -> Iterator[ArchiveMember]:
-    for member in open_archive(path):
-        *folders, name = member.name.split("/")
-        if not ("__MACOSX" in folders or name in _LITTER or is_yolo_list(member.name)):
-            yield member
 
 
 def count_members(path: Path) -> int:
@@ -252,7 +301,7 @@ def count_members(path: Path) -> int:
             "The request's body is empty (0 bytes).", "Send the archive as the body."
         )
     try:
-        total = sum(1 for _ in _members(path))
+        total = sum(1 for _ in members(path))
     except ArchiveError as error:
         # The spooled file's name says nothing to the sender.
         raise ArchiveError(

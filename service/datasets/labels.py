@@ -1,5 +1,6 @@
 """Labels on their way between an upload, a row and a manifest."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -7,8 +8,9 @@ from pydantic import TypeAdapter
 
 from data.errors import LabelError
 from data.label_files import UNDECLARED_MASK_CLASS
-from data.labels import Labels, MaskLabels, labelled_defects, named_classes
-from service.database.tables import Item
+from data.labels import GoodFrame, Labels, MaskLabels, labelled_defects, named_classes
+from service.database.tables import Item, Label
+from service.ids import new_id
 
 _CONTENT: TypeAdapter[Labels] = TypeAdapter(Labels)
 
@@ -47,6 +49,23 @@ def size_mismatch(
         file=file,
         where=where,
         hint="Upload the labels that were drawn on this picture; labels are never rescaled.",
+    )
+
+
+def good_label(item: Item) -> Label:
+    """Return the label of a frame that its folder declares good."""
+    content = dump_labels(GoodFrame())
+    return Label(
+        id=new_id("lbl"),
+        dataset_id=item.dataset_id,
+        name=item.name,
+        key=item.key,
+        kind="folder",
+        sha256=hashlib.sha256(content.encode()).hexdigest(),
+        width=item.width,
+        height=item.height,
+        classes={},
+        content=content,
     )
 
 

@@ -23,7 +23,21 @@ class ImportFailure(_Resource):
 
     code: str
     detail: str
+    file: str | None = None
+    where: str | None = None
     hint: str | None = None
+
+
+class LayoutResource(_Resource):
+    """How an archive's files belong together."""
+
+    name: Annotated[
+        str | None,
+        Field(description="Null for labels of several formats, each for frames of its own."),
+    ]
+    is_named: Annotated[bool, Field(description="Whether the request named it.")]
+    evidence: Annotated[str | None, Field(description="What speaks for it.")] = None
+    notes: Annotated[list[str], Field(description="What was left out or converted.")] = []
 
 
 class Obstacle(_Resource):
@@ -155,6 +169,12 @@ class ImportResource(_Resource):
                         }
                     ],
                     "error": None,
+                    "layout": {
+                        "name": "yolo",
+                        "is_named": False,
+                        "evidence": "yolo: data.yaml and 120 .txt in a label folder",
+                        "notes": ["classes as data.yaml numbers them: scratch, pit"],
+                    },
                     "created_at": "2025-03-01T08:30:00Z",
                 }
             ]
@@ -168,6 +188,9 @@ class ImportResource(_Resource):
     total: int | None
     rejected: list[FileOutcome]
     error: ImportFailure | None
+    layout: Annotated[
+        LayoutResource | None, Field(description="Null until it is recognized, unless named.")
+    ] = None
     created_at: datetime
 
     @property

@@ -15,20 +15,23 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from data.coco import CocoFrame, looks_like_coco, read_coco
+from data.coco import LabelledFrame, looks_like_coco, read_coco
+from data.cvat import looks_like_cvat, read_cvat
 from data.errors import DataError, LabelError, LayoutError
 from data.images import decode_image
 from data.label_files import read_label_file
-from data.layout import SampleKey, clean_name, is_frame, sample_key
+from data.layout import SampleKey, clean_name, is_frame
+from data.recognition import PAIRED_BY_NAME, Layout
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label
-from service.datasets.coco_labels import add_labels
-from service.datasets.labels import count_classes, dump_labels, size_mismatch
+from service.datasets.coco_labels import ManyFramesKind, add_labels
+from service.datasets.labels import count_classes, dump_labels, good_label, size_mismatch
 from service.datasets.repository import (
     find_item,
     find_item_by_content,
     find_label,
     get_dataset,
+    get_item,
 )
 from service.errors import FileOutcome
 from service.ids import new_id
@@ -68,17 +71,30 @@ class _Sample:
 class Uploads:
     """Takes files into one data set.
 
+    Args:
+        engine: Of the database.
+        storage: Keeps the files.
+        settings: Say how large a file may be.
+        dataset_id: The data set.
+        layout: Says what each file is; none of those given may be left out by it.
+
     Raises:
         NotFound: There is no such data set.
     """
 
     def __init__(
-        self, engine: Engine, storage: Storage, settings: Settings, dataset_id: str
+        self,
+        engine: Engine,
+        storage: Storage,
+        settings: Settings,
+        dataset_id: str,
+        layout: Layout = PAIRED_BY_NAME,
     ) -> None:
         self._reads = session_factory(engine, writes=False)
         self._writes = session_factory(engine)
         self._storage = storage
         self._settings = settings
+        self._layout = layout
         with self._reads() as session:
             self._dataset: Dataset = get_dataset(session, dataset_id)
 
@@ -100,16 +116,21 @@ class Uploads:
         try:
             sample = self._read(file)
             if sample.key.kind == "image":
-                return self._accept_image(sample)
+                outcome = self._accept_image(sample)
+                return self._declare_good(outcome) if sample.key.is_good else outcome
             if sample.key.kind == "labelme" and looks_like_coco(sample.raw):
                 return self._accept_coco(sample)
+            if sample.key.kind == "voc" and looks_like_cvat(sample.raw):
+                frames = read_cvat(sample.raw, name=sample.name, classes=self._dataset.classes)
+                return self._accept_frames(sample, frames, "cvat")
             return self._accept_label(sample)
         except DataError as error:
             return rejected(file.name, error)
 
     def _read(self, file: IncomingFile) -> _Sample:
         name = clean_name(file.name)
-        key = sample_key(name)
+        key = self._layout.sample(name)
+        assert key is not None  # The caller has seen to it.
         limit = self._settings.max_file_bytes
         with file.open() as stream:
             # What an archive announces as a member's size may be a lie, so it is read to the limit.
@@ -167,6 +188,9 @@ class Uploads:
             classes=self._dataset.classes,
             file=self._storage.blob_relative(sample.sha256),
             sha256=sample.sha256,
+            numbered=self._layout.numbered,
+            class_name=sample.key.class_name,
+            keep_mask=self._keep_mask,
             frame_size=None if frame is None else (frame.width, frame.height),
         )
         label = Label(
@@ -197,17 +221,46 @@ class Uploads:
             outcome,
         )
 
+    def _keep_mask(self, raw: bytes) -> str:
+        return self._storage.blob_relative(self._storage.put_stream([raw]).sha256)
+
+    def _declare_good(self, outcome: FileOutcome) -> FileOutcome:
+        """Label a frame that its folder declares good, also one that is known already."""
+        if outcome.item is None:
+            return outcome
+        with self._writes.begin() as session:
+            item = get_item(session, self._dataset.id, outcome.item)
+            existing = find_label(session, item.dataset_id, item.key)
+            if existing is None:
+                session.add(good_label(item))
+                return outcome
+            if not existing.classes:
+                return outcome
+            return rejected(outcome.file, _labelled_already(existing))
+
     def _accept_coco(self, sample: _Sample) -> FileOutcome:
-        frames = read_coco(sample.raw, name=sample.name, classes=self._dataset.classes)
+        frames = read_coco(
+            sample.raw,
+            name=sample.name,
+            classes=self._dataset.classes,
+            keep_mask=self._keep_mask,
+        )
+        return self._accept_frames(sample, frames, "coco")
+
+    def _accept_frames(
+        self, sample: _Sample, frames: Sequence[LabelledFrame], kind: ManyFramesKind
+    ) -> FileOutcome:
         try:
-            return self._add_coco(sample, frames)
+            return self._add_frames(sample, frames, kind)
         except IntegrityError:
             # Only a database whose writers overlap comes here; what won is now seen.
-            return self._add_coco(sample, frames)
+            return self._add_frames(sample, frames, kind)
 
-    def _add_coco(self, sample: _Sample, frames: Sequence[CocoFrame]) -> FileOutcome:
+    def _add_frames(
+        self, sample: _Sample, frames: Sequence[LabelledFrame], kind: ManyFramesKind
+    ) -> FileOutcome:
         with self._writes.begin() as session:
-            outcome = add_labels(session, self._dataset, sample.name, frames)
+            outcome = add_labels(session, self._dataset, sample.name, frames, kind)
             # Still before the rows are committed, and not for a file that was refused.
             self._storage.put_stream([sample.raw])
             return outcome
@@ -295,18 +348,18 @@ def _label_conflict(
     if same_key is not None:
         if same_key.sha256 == sample.sha256:
             return FileOutcome(sample.name, "known", item.id if item else None)
-        return rejected(
-            sample.name,
-            LayoutError(
-                "duplicate_name",
-                f"The frame has another label already ({same_key.name}).",
-                hint="Delete the older label first: DELETE "
-                f"/datasets/{dataset_id}/labels/{same_key.id}",
-            ),
-        )
+        return rejected(sample.name, _labelled_already(same_key))
     if size is None or item is None or (item.width, item.height) == size:
         return None
     return rejected(sample.name, size_mismatch(size, item))
+
+
+def _labelled_already(label: Label) -> LayoutError:
+    return LayoutError(
+        "duplicate_name",
+        f"The frame has another label already ({label.name}).",
+        hint=f"Delete the older label first: DELETE /datasets/{label.dataset_id}/labels/{label.id}",
+    )
 
 
 def upload_order(names: Sequence[str]) -> list[int]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import Box, BoxLabels, GoodFrame, LabelError, Polygon, PolygonLabels, import_folder
-from data.coco import CocoFrame, looks_like_coco, read_coco
+from data.coco import LabelledFrame, looks_like_coco, read_coco
 
 OUTLINE = [10, 10, 30, 10, 30, 20.5]
 
@@ -50,7 +50,9 @@ def test_boxes_outlines_and_good_frames_are_told_apart_frame_by_frame() -> None:
     )
     first, second = frames
     boxes = (Box("spur", 10, 5, 20, 4.5), Box("short", 0, 0, 19.5, 50))
-    assert first == CocoFrame("train/a.jpg", 100, 50, BoxLabels(boxes), "/images/0")
+    assert first == LabelledFrame(
+        "train/a.jpg", 100, 50, BoxLabels(boxes), "/images/0", "/images/0/file_name"
+    )
     outlines = [((10, 10), (30, 10), (30, 20.5)), ((1, 1), (2, 1), (2, 2), (1, 2))]
     assert second.labels == PolygonLabels(tuple(Polygon("spur", points) for points in outlines))
     assert [frame.labels for frame in read(document())] == [GoodFrame(), GoodFrame()]
@@ -112,7 +114,7 @@ RUN_LENGTHS = {"counts": "abc", "size": [50, 100]}
         ),
         (
             document(annotation(segmentation=RUN_LENGTHS, iscrowd=1)),
-            "unsupported_shape",
+            "mask_store_needed",
             "/annotations/0/segmentation",
         ),
         (

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from data import BoxLabels, GoodFrame, Manifest, PolygonLabels
+from data import BoxLabels, GoodFrame, Manifest, PolygonLabels, rasterize
 from service.settings import Settings
 from service.storage import Storage
 
@@ -133,3 +133,46 @@ def test_a_frame_with_another_label_keeps_it(
     assert delete == "DELETE "
     assert client.delete(path).status_code == 204
     assert send(client, dataset, ("all.json", coco("a.png", "b.png"))).status_code == 201
+
+
+def test_run_length_masks_are_kept_as_index_masks_and_the_answer_says_so(
+    client: TestClient, pictures: Any, settings: Settings
+) -> None:
+    dataset = create(client, classes=["short", "spur"])
+    send(client, dataset, ("a.png", pictures.frame(0)))
+    area = 96 * 64
+    masked = {"size": [64, 96], "counts": [100, 7, area - 107]}
+    annotations = [
+        {"image_id": 0, "category_id": 5, "iscrowd": 1, "segmentation": masked},
+        {"image_id": 0, "category_id": 6, "segmentation": [[50, 10, 70, 10, 70, 20]]},
+    ]
+    file = ("all.json", coco("a.png", annotations=annotations))
+    answer = send(client, dataset, file)
+    assert answer.status_code == 201, answer.json()
+    assert answer.json()["files"][0]["notes"] == [
+        "labels of 1 frames",
+        "1 of them are run-length masks, kept as index masks",
+        "1 outlines were drawn into the masks of their frames",
+    ]
+    assert send(client, dataset, file).json()["files"][0]["outcome"] == "known"
+    (item,) = client.get(f"/datasets/{dataset}/items").json()["items"]
+    assert item["label"]["classes"] == {"short": 1, "spur": 1}
+    wish = {"split": {"train": 1, "calibration": 0, "test": 0}}
+    version = client.post(f"/datasets/{dataset}/versions", json=wish).json()
+    storage = Storage(settings.storage_dir)
+    (frozen,) = Manifest.read(storage.manifest_path(version["digest"])).items
+    planes = rasterize(frozen.labels, 96, 64, ["short", "spur"], storage.root)
+    assert planes[36:43, 1, 1].all()
+    assert int(planes[:, :, 1].sum()) == 7
+    assert planes[12, 65].tolist() == [1, 0]
+
+
+def test_a_wrong_run_length_mask_leaves_no_label(client: TestClient, pictures: Any) -> None:
+    dataset = create(client, classes=["short", "spur"])
+    send(client, dataset, ("a.png", pictures.frame(0)))
+    masked = {"size": [64, 96], "counts": [100, 7]}
+    found = [{"image_id": 0, "category_id": 5, "segmentation": masked}]
+    answer = send(client, dataset, ("all.json", coco("a.png", annotations=found)))
+    assert answer.status_code == 422
+    assert answer.json()["where"] == "/annotations/0/segmentation/counts"
+    assert client.get(f"/datasets/{dataset}").json()["counts"]["labelled"] == 0

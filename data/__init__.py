@@ -17,6 +17,7 @@ from data.errors import (
     ManifestError,
 )
 from data.folder import FolderImport, import_folder
+from data.frame_cache import CacheSpec, CacheUse, FrameCache
 from data.headers import ImageHeader, read_header
 from data.images import DecodedImage, decode_image
 from data.items import SPLIT_NAMES, Item, SplitName
@@ -40,13 +41,14 @@ from data.layout import SampleKey, clean_name, sample_key
 from data.limits import PixelLimits
 from data.manifest import Manifest
 from data.masks import read_mask
+from data.sampling import Draw, SamplingSpec
 from data.split import SplitSpec, assign_splits
 from data.statistics import ManifestStatistics
 from data.voc import VocFile, read_voc
 from data.yolo import read_yolo
 
 if TYPE_CHECKING:
-    from data.dataset import Frame, FrameDataset
+    from data.dataset import BoxSpec, Frame, FrameDataset
 
 __all__ = [
     "SPLIT_NAMES",
@@ -56,11 +58,16 @@ __all__ = [
     "AugmentationSpec",
     "Box",
     "BoxLabels",
+    "BoxSpec",
+    "CacheSpec",
+    "CacheUse",
     "CropSpec",
     "DataError",
     "DecodedImage",
+    "Draw",
     "FolderImport",
     "Frame",
+    "FrameCache",
     "FrameDataset",
     "GoodFrame",
     "ImageError",
@@ -78,6 +85,7 @@ __all__ = [
     "Polygon",
     "PolygonLabels",
     "SampleKey",
+    "SamplingSpec",
     "SplitName",
     "SplitSpec",
     "VocFile",
@@ -102,7 +110,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Frame", "FrameDataset"):
+    if name in ("BoxSpec", "Frame", "FrameDataset"):
         from data import dataset
 
         return getattr(dataset, name)

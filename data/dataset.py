@@ -10,13 +10,18 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from data.augmentation import Augmentation, AugmentationSpec, CropSpec
+from data.copy_paste import paste_defect
 from data.errors import DataError, ImageError
+from data.frame_cache import FrameCache
 from data.images import Pixels, decode_image
+from data.instances import Instances, VisibleBox, draw_instances, visible_boxes
 from data.items import Item, SplitName
 from data.labels import rasterize
 from data.limits import PixelLimits
 from data.manifest import Manifest
+from data.sampling import Draw
 from data.storage import read_verified
+from data.window import cut_window
 
 logger = logging.getLogger(__name__)
 
@@ -29,29 +34,43 @@ class Frame:
         name: The item's.
         pixels: (H, W, C) uint8 or uint16, C-contiguous and writable.
         mask: (H, W, K) uint8 of 0 and 1, one plane a class.
+        boxes: Of the defects as far as they are to be seen; None where they were not asked for.
     """
 
     name: str
     pixels: Pixels
     mask: NDArray[np.uint8]
+    boxes: tuple[VisibleBox, ...] | None = None
+
+
+@dataclass(frozen=True)
+class BoxSpec:
+    """What boxes of varied frames are for detection.
+
+    Attributes:
+        min_visible_share: Of a defect's pixels; a piece that shows less of it has no box.
+    """
+
+    min_visible_share: float = 0.25
 
 
 class FrameDataset(Dataset[Frame]):
     """The frames of one split, in the manifest's order.
 
-    As a map-style dataset it is indexed by ``(epoch, index)`` pairs, so that a sampler decides the
-    epoch and persistent workers need no message about it.  Every draw comes from
-    ``SeedSequence([seed, epoch, index])``: order, workers and earlier calls change nothing.
+    As a map-style dataset it is indexed by ``(epoch, index)`` pairs or ``(epoch, Draw)``, so that a
+    sampler decides the epoch and persistent workers need no message about it.  Every choice comes
+    from ``SeedSequence([seed, epoch, index, repeat])``: order, workers and earlier calls change
+    nothing.  Several threads may use one object.
 
     Args:
         manifest: The data-set version.
         root: The folder that the manifest's paths are relative to.
-        split: Which part of it.
+        split: Which part of it; pasted defects come from the same part.
         seed: Source of crops and variation; not negative.
         augmentation: None leaves frames as they are.
         crop: None keeps whole frames.
-        cache_frames: How many decoded frames to keep in memory, per process; the first ones that
-            are asked for stay.
+        cache: Where decoded frames are kept; None decodes them each time.
+        boxes: Asks for the boxes of the defects in each frame.
 
     Attributes:
         items: The split's items; ``index`` counts them.
@@ -69,7 +88,8 @@ class FrameDataset(Dataset[Frame]):
         seed: int,
         augmentation: AugmentationSpec | None = None,
         crop: CropSpec | None = None,
-        cache_frames: int = 0,
+        cache: FrameCache | None = None,
+        boxes: BoxSpec | None = None,
     ) -> None:
         self.items: tuple[Item, ...] = manifest.subset(split).items
         self.classes = manifest.classes
@@ -78,8 +98,9 @@ class FrameDataset(Dataset[Frame]):
         self._seed = seed
         self._crop = crop
         self._augmentation = None if augmentation is None else Augmentation(augmentation)
-        self._cache: dict[int, tuple[Pixels, NDArray[np.uint8]]] = {}
-        self._cache_frames = cache_frames
+        self._cache = cache
+        self._boxes = boxes
+        self._sources = [index for index, item in enumerate(self.items) if item.is_defective]
         self.padded_names = tuple(
             item.name
             for item in self.items
@@ -96,50 +117,110 @@ class FrameDataset(Dataset[Frame]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, key: tuple[int, int]) -> Frame:
-        """Return the frame of an ``(epoch, index)`` pair."""
-        epoch, index = key
-        return self.frame(index, epoch)
+    def __getitem__(self, key: tuple[int, int | Draw]) -> Frame:
+        """Return the frame of an ``(epoch, index)`` or ``(epoch, draw)`` pair."""
+        epoch, draw = key
+        return self.show(draw, epoch) if isinstance(draw, Draw) else self.frame(draw, epoch)
 
     def frame(self, index: int, epoch: int) -> Frame:
-        """Return a frame as it appears in ``epoch``.
+        """Return a frame as it first appears in ``epoch``, see `show`."""
+        return self.show(Draw(index), epoch)
+
+    def show(self, draw: Draw, epoch: int) -> Frame:
+        """Return one showing of a frame.
 
         Args:
-            index: 0 to len - 1.
+            draw: Which frame (0 to len - 1), for which time, and what it is to show.
             epoch: From 0.
 
         Raises:
             IndexError: There is no such frame.
             DataError: A file is missing, changed or damaged since the version was frozen.
         """
-        if not 0 <= index < len(self.items):
-            raise IndexError(f"index {index} of {len(self.items)} frames")
-        rng = np.random.default_rng(np.random.SeedSequence([self._seed, epoch, index]))
-        pixels, mask = self._load(index)
-        if self._crop is not None:
-            pixels, mask = crop_window(pixels, mask, self._crop, rng)
+        if not 0 <= draw.index < len(self.items):
+            raise IndexError(f"index {draw.index} of {len(self.items)} frames")
+        # A seed of zeros at its end is the seed without them: the first showing has three numbers.
+        entropy = [self._seed, epoch, draw.index, draw.repeat]
+        rng = np.random.default_rng(np.random.SeedSequence(entropy))
+        spec = None if self._augmentation is None else self._augmentation.spec
+        pixels, mask = self._load(draw.index)
+        instances = self._draw_instances(draw.index)
+        labels: list[NDArray[Any]] = [mask] if instances is None else [mask, instances.layers]
+        pixels, labels = cut_window(
+            pixels,
+            labels,
+            self._crop,
+            rng,
+            wish=draw.wish,
+            rotation_deg=0.0 if spec is None else spec.rotation_deg,
+        )
+        if instances is not None:
+            instances = instances.with_layers(labels[1])
+        paste_rate = 0.0 if spec is None or draw.wish == "clean" else spec.paste_rate
+        if paste_rate and rng.random() < paste_rate:
+            pixels, labels, instances = self._paste(draw.index, pixels, labels[0], instances, rng)
         if self._augmentation is not None:
-            pixels, mask = self._augmentation.apply(pixels, mask, rng)
+            pixels, labels = self._augmentation.apply(pixels, labels, rng)
+        return self._frame(draw.index, pixels, labels, instances)
+
+    def _frame(
+        self,
+        index: int,
+        pixels: Pixels,
+        labels: list[NDArray[Any]],
+        instances: Instances | None,
+    ) -> Frame:
         # What leaves may be written to; what the cache holds may not change.
-        if not pixels.flags.writeable:
-            pixels = pixels.copy()
-        if not mask.flags.writeable:
-            mask = mask.copy()
-        return Frame(self.items[index].name, pixels, mask)
+        pixels = pixels if pixels.flags.writeable else pixels.copy()
+        boxes = None
+        if instances is not None and self._boxes is not None:
+            boxes = visible_boxes(
+                instances.with_layers(labels[1]), min_visible_share=self._boxes.min_visible_share
+            )
+        return Frame(self.items[index].name, pixels, labels[0], boxes)
+
+    def _draw_instances(self, index: int) -> Instances | None:
+        if self._boxes is None:
+            return None
+        item = self.items[index]
+        return draw_instances(item.labels, item.width, item.height, self.classes, self._root)
+
+    def _paste(
+        self,
+        index: int,
+        pixels: Pixels,
+        mask: NDArray[np.uint8],
+        instances: Instances | None,
+        rng: np.random.Generator,
+    ) -> tuple[Pixels, list[NDArray[Any]], Instances | None]:
+        """Paste a defect of another frame into a window that was cut."""
+        others = [
+            other
+            for other in self._sources
+            if other != index and self.items[other].bit_depth == 8 * pixels.dtype.itemsize
+        ]
+        if others:
+            source_pixels, source_mask = self._load(others[int(rng.integers(len(others)))])
+            before = mask
+            pixels, mask, covered = paste_defect(pixels, mask, source_pixels, source_mask, rng)
+            if covered is not None and instances is not None:
+                added = (mask != before)[covered].any(axis=0)
+                name = self.classes[int(np.flatnonzero(added)[0])]
+                instances = instances.with_defect(covered, name)
+        return pixels, [mask] if instances is None else [mask, instances.layers], instances
 
     def _load(self, index: int) -> tuple[Pixels, NDArray[np.uint8]]:
-        if index in self._cache:
-            return self._cache[index]
-        loaded = load_frame(self.items[index], self._root, self.classes, self.channels)
-        for array in loaded:
-            array.flags.writeable = False
-        if len(self._cache) < self._cache_frames:
-            self._cache[index] = loaded
-        return loaded
+        item = self.items[index]
+        return load_frame(item, self._root, self.classes, self.channels, cache=self._cache)
 
 
 def load_frame(
-    item: Item, root: Path, classes: tuple[str, ...], channels: int
+    item: Item,
+    root: Path,
+    classes: tuple[str, ...],
+    channels: int,
+    *,
+    cache: FrameCache | None = None,
 ) -> tuple[Pixels, NDArray[np.uint8]]:
     """Read one frame and its labels from storage.
 
@@ -148,17 +229,31 @@ def load_frame(
         root: Storage root.
         classes: Order of the mask's planes.
         channels: 1 or 3; a mono frame is replicated to 3.
+        cache: Asked for the decoded picture first, and given it when it had to be decoded.
 
     Returns:
-        Pixels (H, W, C) uint8 or uint16 and mask (H, W, K) uint8 of 0 and 1.
+        Pixels (H, W, C) uint8 or uint16, which may be read-only, and mask (H, W, K) uint8 of 0 and
+        1.
 
     Raises:
         DataError: A file is missing, changed or damaged.
     """
-    raw = read_verified(root, item.file, item.sha256)
+    pixels = None if cache is None else cache.read(item)
+    if pixels is None:
+        pixels = _decode(item, root)
+        if cache is not None:
+            cache.add(item, pixels)
+    planes: Any = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    if planes.shape[2] != channels:
+        planes = np.repeat(planes, channels, axis=2)
+    return planes, rasterize(item.labels, item.width, item.height, classes, root)
+
+
+def _decode(item: Item, root: Path) -> Pixels:
     # The limits were the import's to check; the digest says that this is the same file.
     size = PixelLimits(item.width * item.height, max(item.width, item.height), 1)
     try:
+        raw = read_verified(root, item.file, item.sha256)
         pixels = decode_image(raw, name=item.file, limits=size).pixels
     except DataError as error:
         raise error.renamed(item.name) from error
@@ -170,49 +265,4 @@ def load_frame(
             file=item.name,
             hint="Freeze the data-set version again.",
         )
-    planes: Any = pixels if pixels.ndim == 3 else pixels[:, :, None]
-    if planes.shape[2] != channels:
-        planes = np.repeat(planes, channels, axis=2)
-    return planes, rasterize(item.labels, item.width, item.height, classes, root)
-
-
-def crop_window(
-    pixels: Pixels, mask: NDArray[np.uint8], crop: CropSpec, rng: np.random.Generator
-) -> tuple[Pixels, NDArray[np.uint8]]:
-    """Cut a random window, around a labelled pixel with probability ``crop.defect_rate``.
-
-    The labelled pixel is drawn uniformly from all of the frame's, and the window uniformly from
-    those that contain it.
-
-    Args:
-        pixels: (H, W, C), mirrored at the right and bottom where it is smaller than the window.
-        mask: (H, W, K).
-        crop: The window.
-        rng: Source of every choice.
-
-    Returns:
-        Copies of shape (height_px, width_px, C) and (height_px, width_px, K).
-    """
-    pixels = _extend(pixels, crop.height_px, crop.width_px)
-    mask = _extend(mask, crop.height_px, crop.width_px)
-    height, width = pixels.shape[:2]
-    tops = (0, height - crop.height_px)
-    lefts = (0, width - crop.width_px)
-    if rng.random() < crop.defect_rate:
-        labelled = np.flatnonzero(mask.any(axis=2))
-        if labelled.size:
-            y, x = divmod(int(labelled[rng.integers(labelled.size)]), width)
-            tops = (max(0, y - crop.height_px + 1), min(y, tops[1]))
-            lefts = (max(0, x - crop.width_px + 1), min(x, lefts[1]))
-    top = int(rng.integers(tops[0], tops[1] + 1))
-    left = int(rng.integers(lefts[0], lefts[1] + 1))
-    window = (slice(top, top + crop.height_px), slice(left, left + crop.width_px))
-    return pixels[window].copy(), mask[window].copy()
-
-
-def _extend(array: Any, height_px: int, width_px: int) -> Any:
-    missing = [(0, max(0, height_px - array.shape[0])), (0, max(0, width_px - array.shape[1]))]
-    if missing == [(0, 0), (0, 0)]:
-        return array
-    # Mirroring keeps the surface's texture, where a black border would look like a defect.
-    return np.pad(array, [*missing, (0, 0)], mode="symmetric")
+    return pixels

@@ -41,6 +41,8 @@ class BundleInfo(BaseModel):
         preprocessing: How frames become tensors.
         operating_point: Thresholds and the evidence behind them.
         dataset_digest: Of the manifest it was trained on.
+        sampling: How often training saw defects, which says nothing about how often the line makes
+            them; the metrics are of frames as they came.
         metrics: On the test split.
         libraries: Versions it was trained with.
         weights_sha256: Digest of the weights' file.
@@ -56,6 +58,7 @@ class BundleInfo(BaseModel):
     preprocessing: Preprocessing
     operating_point: OperatingPoint
     dataset_digest: str
+    sampling: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     libraries: dict[str, str] = {}
     weights_sha256: str = ""

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data.display import class_colour, to_display
 from models import BundleInfo, Inspection, Pixels
-from service.datasets.previews import class_colour, to_display
 
 Picture = Literal["mask", "overlay", "heatmap", "probabilities"]
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data import Frame, Item
+from data import Draw, Frame, Item
+from data.sampling import EpochCounts, count_epoch, draw_epoch
 from models import Preprocessing, frame_to_tensor, pad_to_multiple
 from training.config import CropResolution, NativeResolution, RunConfig
 
@@ -40,20 +41,64 @@ def plan_epoch(
     the seed and the epoch, so that a resumed run sees what the uninterrupted one would have seen.
     """
     generator = np.random.default_rng([seed, epoch])
+    order = [int(index) for index in generator.permutation(len(sizes))]
+    places = _group([sizes[index] for index in order], batch_size)
+    batches = [tuple(order[place] for place in batch) for batch in places]
+    return [batches[position] for position in generator.permutation(len(batches))]
+
+
+def plan_draws(items: Sequence[Item], config: RunConfig, epoch: int) -> list[tuple[Draw, ...]]:
+    """Return the batches of one epoch as the configuration wants them sampled.
+
+    At a stated share of defects, showings keep the order in which they are spread evenly: batches
+    follow as they fill up.  A frame of another size may wait for its like, so that with several
+    sizes the share of a stretch is off by what waits, less than a batch a size.
+    """
+    sizes = sizes_seen(items, config.resolution)
+    rate = config.sampling.defect_rate
+    if rate is None:
+        batches = plan_epoch(sizes, config.batch_size, seed=config.seed, epoch=epoch)
+        return [tuple(Draw(index) for index in batch) for batch in batches]
+    draws = draw_epoch(
+        [item.is_defective for item in items],
+        rate,
+        strata=sizes,
+        clean_windows=isinstance(config.resolution, CropResolution),
+        seed=config.seed,
+        epoch=epoch,
+    )
+    places = _group([sizes[draw.index] for draw in draws], config.batch_size)
+    return [tuple(draws[place] for place in batch) for batch in places]
+
+
+def planned_counts(items: Sequence[Item], config: RunConfig) -> EpochCounts | None:
+    """Return an epoch's showings with and without a defect; None if no share is asked for."""
+    rate = config.sampling.defect_rate
+    if rate is None:
+        return None
+    defective = sum(item.is_defective for item in items)
+    windows = isinstance(config.resolution, CropResolution)
+    return count_epoch(defective, len(items) - defective, rate, clean_windows=windows)
+
+
+def _group(sizes: Sequence[Size], batch_size: int) -> list[tuple[int, ...]]:
+    """Return places in ``sizes`` as batches of one size, in the order in which they fill up.
+
+    What is left over of each size comes last, in batches of mixed sizes.
+    """
     waiting: dict[Size, list[int]] = {}
     batches: list[tuple[int, ...]] = []
-    for index in generator.permutation(len(sizes)):
-        same_size = waiting.setdefault(sizes[index], [])
-        same_size.append(int(index))
+    for place, size in enumerate(sizes):
+        same_size = waiting.setdefault(size, [])
+        same_size.append(place)
         if len(same_size) == batch_size:
             batches.append(tuple(same_size))
             same_size.clear()
-    left_over = [index for size in sorted(waiting) for index in waiting[size]]
-    batches += [
+    left_over = [place for size in sorted(waiting) for place in waiting[size]]
+    return batches + [
         tuple(left_over[start : start + batch_size])
         for start in range(0, len(left_over), batch_size)
     ]
-    return [batches[position] for position in generator.permutation(len(batches))]
 
 
 def sizes_seen(items: Sequence[Item], resolution: NativeResolution | CropResolution) -> list[Size]:
@@ -63,12 +108,21 @@ def sizes_seen(items: Sequence[Item], resolution: NativeResolution | CropResolut
     return [(item.height, item.width) for item in items]
 
 
-def count_steps(sizes: Sequence[Size], config: RunConfig) -> tuple[int, int]:
+def count_steps(items: Sequence[Item], config: RunConfig) -> tuple[int, int]:
     """Return the steps of one epoch and of the whole run, early stopping and minutes aside."""
-    steps_per_epoch = len(plan_epoch(sizes, config.batch_size, seed=config.seed, epoch=0))
+    steps_per_epoch = len(plan_draws(items, config, epoch=0))
     limit = config.budget.max_steps
     steps_total = steps_per_epoch * config.budget.max_epochs
     return steps_per_epoch, steps_total if limit is None else min(limit, steps_total)
+
+
+def largest_batch_bytes(items: Sequence[Item], config: RunConfig, class_count: int) -> int:
+    """Return the memory of the largest possible `Batch`, padding to the stride aside."""
+    channels = max(item.channels for item in items)
+    # Float32 for each channel, a byte for each class's target and one for validity.
+    pixel_bytes = 4 * channels + class_count + 1
+    sizes = sizes_seen(items, config.resolution)
+    return config.batch_size * pixel_bytes * max(height * width for height, width in sizes)
 
 
 def collate(frames: Sequence[Frame], preprocessing: Preprocessing) -> Batch:

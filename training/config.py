@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data import AugmentationSpec
+from data import AugmentationSpec, CacheSpec, SamplingSpec
 from models.spec import ModelSpec, NormSpec
 from training.errors import ConfigError
 
@@ -17,16 +17,32 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class CacheSection(CacheSpec):
+    """Where decoded frames are kept.
+
+    Attributes:
+        directory: May be shared by any number of runs.  None keeps them in the run's directory
+            until it has finished.
+    """
+
+    directory: Path | None = None
+
+
 class DataSection(_Section):
-    """Where the frames are.
+    """Where the frames are, and how they are read.
 
     Attributes:
         manifest: Path of the version's manifest.
         root: Directory that the manifest's file names are relative to.
+        workers: Threads that read frames ahead of the network; 0 reads each when it is needed, None
+            takes half of the cores, at most 8.  They change no result.
+        cache: Decoded frames on disk; it changes no result.
     """
 
     manifest: Path
     root: Path
+    workers: Annotated[int, Field(ge=0, le=64)] | None = None
+    cache: CacheSection = CacheSection()
 
 
 class NativeResolution(_Section):
@@ -41,7 +57,8 @@ class CropResolution(_Section):
     Attributes:
         height_px: Of the window.
         width_px: Of the window.
-        defect_rate: Share of windows of defective frames that are put on a labelled pixel.
+        defect_rate: Share of windows of defective frames that are put on a labelled pixel, in
+            expectation; ``sampling.defect_rate`` takes its place where it is given.
     """
 
     mode: Literal["crop"]
@@ -102,6 +119,7 @@ class RunConfig(_Section):
         NativeResolution()
     )
     augmentation: AugmentationSpec = AugmentationSpec()
+    sampling: SamplingSpec = SamplingSpec()
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2
     budget: Budget = Budget()
     optimizer: OptimizerSection = OptimizerSection()

@@ -1,9 +1,10 @@
 """The training loop: batches in, a network with better weights out, resumable at any step."""
 
+import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data import Draw
+from data.loader import batches_ahead, default_workers, prefetch
 from models import Pixels, Preprocessing, frame_probabilities
 from norm import restore_batchnorm
-from training.batches import Batch, collate, count_steps, plan_epoch, sizes_seen
+from training.batches import Batch, collate, count_steps, largest_batch_bytes, plan_draws
 from training.checkpoint import (
     discard_checkpoints_after,
     load_latest_checkpoint,
@@ -52,6 +55,9 @@ class LoopState:
     seen_pixels: int = 0
     # Rewinds after a loss or gradient that was no number; each halves the learning rate.
     rewinds: int = 0
+    # Frames or windows, and those of them that showed a labelled defect.
+    seen_frames: int = 0
+    seen_defective: int = 0
     # Why training ended; empty while it goes on.
     ended_by: str = ""
 
@@ -97,8 +103,11 @@ class TrainingLoop:
         self.run = run
         self.events = events
         self.state = LoopState()
-        self.sizes = sizes_seen(prepared.train.items, config.resolution)
-        self.steps_per_epoch, self.steps_total = count_steps(self.sizes, config)
+        items = prepared.train.items
+        self.steps_per_epoch, self.steps_total = count_steps(items, config)
+        self._workers = default_workers() if config.data.workers is None else config.data.workers
+        batch_bytes = largest_batch_bytes(items, config, len(prepared.manifest.classes))
+        self._ahead = batches_ahead(self._workers, batch_bytes)
         epochs_total = math.ceil(self.steps_total / self.steps_per_epoch)
         self.look_every_epochs = max(1, math.ceil(epochs_total / LOOKS_A_RUN))
         self.optimizer = _build_optimizer(prepared.network, config)
@@ -138,12 +147,13 @@ class TrainingLoop:
 
     def _train_rest_of_epoch(self, progress: Progress) -> bool:
         """Train to the epoch's end or a limit; return False if a cancel request came first."""
-        for batch in self._rest_of_epoch():
-            if self.run.cancel_requested:
-                return False
-            self._step(batch, progress)
-            if self._at_limit():
-                break
+        with contextlib.closing(self._rest_of_epoch()) as batches:
+            for batch in batches:
+                if self.run.cancel_requested:
+                    return False
+                self._step(batch, progress)
+                if self._at_limit():
+                    break
         return True
 
     def _rewind(self, error: DivergedError) -> None:
@@ -183,20 +193,21 @@ class TrainingLoop:
         current = self.prepared.network.state_dict()
         self.prepared.network.load_state_dict(current | self.state.best_weights)
 
-    def _plan(self, epoch: int) -> list[tuple[int, ...]]:
-        return plan_epoch(self.sizes, self.config.batch_size, seed=self.config.seed, epoch=epoch)
-
     @property
     def epoch(self) -> int:
         """Whole passes over the training frames so far."""
         return self.state.step // self.steps_per_epoch
 
-    def _rest_of_epoch(self) -> Iterator[Batch]:
+    def _rest_of_epoch(self) -> Generator[Batch]:
         epoch = self.epoch
         done = self.state.step % self.steps_per_epoch
-        for indices in self._plan(epoch)[done:]:
-            frames = [self.prepared.train.frame(index, epoch) for index in indices]
-            yield collate(frames, self.prepared.preprocessing)
+
+        def load(draws: tuple[Draw, ...]) -> Batch:
+            frames = [self.prepared.train.show(draw, epoch) for draw in draws]
+            return collate(frames, self.prepared.preprocessing)
+
+        plan = plan_draws(self.prepared.train.items, self.config, epoch)
+        yield from prefetch(load, plan[done:], workers=self._workers, ahead=self._ahead)
 
     def _step(self, batch: Batch, progress: Progress) -> None:
         state, device = self.state, self.prepared.device
@@ -226,6 +237,8 @@ class TrainingLoop:
         self._tick()
         state.seen_pixels += batch.valid.numel()
         state.padded_pixels += int((~batch.valid).sum())
+        state.seen_frames += len(batch.targets)
+        state.seen_defective += int(batch.targets.any(dim=(1, 2, 3)).sum())
         progress.step(state.step, self.steps_total, self.epoch, value)
         if time.monotonic() - self._checkpointed_s >= self.config.checkpoint_every_s:
             self._checkpoint()

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from data import CropSpec, DataError, FrameDataset, Manifest, SplitName
+from data import CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitName
 from models import Preprocessing, SegmentationLoss, build_segmentation_model, resolve_device
 from norm import ConversionReport, convert_batchnorm
 from norm.other_normalizations import PER_IMAGE_KINDS
-from training.batches import count_steps, sizes_seen
+from training.batches import count_steps, planned_counts
 from training.config import CropResolution, RunConfig
 from training.errors import ConfigError
 from training.events import EventLog
@@ -19,9 +19,6 @@ from training.events import EventLog
 # Mean, deviation and foreground rate are means over millions of pixels a frame; more frames than
 # these change them little and cost minutes on a large set.
 MEASURED_FRAMES = 64
-# Decoding a 5-megapixel PNG takes as long as a small network's step on a crop of it; small sets are
-# decoded once.
-CACHE_BYTES = 1024**3
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,13 @@ class Prepared:
     precision: torch.dtype
 
 
-def prepare(config: RunConfig, events: EventLog) -> Prepared:
+def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None) -> Prepared:
     """Read the manifest, measure the training frames and build the converted network.
+
+    Args:
+        config: The run's.
+        events: Told what is assumed and left as it is.
+        cache: Of decoded frames.
 
     Raises:
         ConfigError: If the data can't be read or can't be trained on.
@@ -70,7 +72,7 @@ def prepare(config: RunConfig, events: EventLog) -> Prepared:
         raise ConfigError(error.code, error.detail, hint=error.hint) from error
     bit_depth = _check_trainable(manifest, config)
     device = _device_of(config)
-    measurements = measure(_whole_frames(manifest, config, "train"))
+    measurements = measure(_whole_frames(manifest, config, "train", cache))
     train = FrameDataset(
         manifest,
         config.data.root,
@@ -78,7 +80,7 @@ def prepare(config: RunConfig, events: EventLog) -> Prepared:
         seed=config.seed,
         augmentation=config.augmentation,
         crop=_crop_of(config),
-        cache_frames=_frames_to_cache(manifest),
+        cache=cache,
     )
     preprocessing = Preprocessing(
         in_channels=1 if len(measurements.mean) == 1 else 3,
@@ -93,11 +95,12 @@ def prepare(config: RunConfig, events: EventLog) -> Prepared:
         if left.kind not in PER_IMAGE_KINDS:
             events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
     _warn_of_conversions(manifest, preprocessing.in_channels, events)
+    _tell_sampling(train, config, events)
     return Prepared(
         manifest=manifest,
         train=train,
-        calibration=_whole_frames(manifest, config, "calibration"),
-        test=_whole_frames(manifest, config, "test"),
+        calibration=_whole_frames(manifest, config, "calibration", cache),
+        test=_whole_frames(manifest, config, "test", cache),
         measurements=measurements,
         preprocessing=preprocessing,
         network=network.to(device),
@@ -108,10 +111,10 @@ def prepare(config: RunConfig, events: EventLog) -> Prepared:
     )
 
 
-def _whole_frames(manifest: Manifest, config: RunConfig, split: SplitName) -> FrameDataset:
-    return FrameDataset(
-        manifest, config.data.root, split, seed=config.seed, augmentation=None, crop=None
-    )
+def _whole_frames(
+    manifest: Manifest, config: RunConfig, split: SplitName, cache: FrameCache | None
+) -> FrameDataset:
+    return FrameDataset(manifest, config.data.root, split, seed=config.seed, cache=cache)
 
 
 def _build_network(
@@ -131,8 +134,7 @@ def _build_network(
     options = dict(norm.options)
     if norm.kind == "brn":
         # Batch Renormalization's schedule is scaled to the job's length.
-        sizes = sizes_seen(train.items, config.resolution)
-        _, options["total_steps"] = count_steps(sizes, config)
+        _, options["total_steps"] = count_steps(train.items, config)
     side_px = 2 * config.model.stride_px
     example = torch.zeros(2, channels, side_px, side_px)
     return convert_batchnorm(network, example, kind=norm.kind, **options)
@@ -200,16 +202,6 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> Literal[8, 16]:
     return 16 if depths == {16} else 8
 
 
-def _frames_to_cache(manifest: Manifest) -> int:
-    """Return how many decoded training frames fit in memory, all or none of them."""
-    items = manifest.subset("train").items
-    byte_count = sum(
-        item.width * item.height * (item.channels * item.bit_depth // 8 + len(manifest.classes))
-        for item in items
-    )
-    return len(items) if byte_count <= CACHE_BYTES else 0
-
-
 def _device_of(config: RunConfig) -> torch.device:
     try:
         device = resolve_device(config.device)
@@ -243,6 +235,27 @@ def _warn_of_conversions(manifest: Manifest, channels: int, events: EventLog) ->
         events.warning(
             "mono_as_colour",
             f"{mono} mono frames are repeated in three channels, the others are in colour",
+        )
+
+
+def _tell_sampling(train: FrameDataset, config: RunConfig, events: EventLog) -> None:
+    """Write down that training sees defects at another rate than the line."""
+    counts = planned_counts(train.items, config)
+    if counts is None:
+        return
+    wanted = config.sampling.defect_rate
+    defective = sum(item.is_defective for item in train.items)
+    events.write(
+        "sampling",
+        defect_rate=counts.defect_rate,
+        frames_with_defects=defective / len(train.items),
+        showings_an_epoch=counts.defective + counts.clean,
+    )
+    if counts.clean == 0:
+        events.warning(
+            "defect_rate_not_kept",
+            f"a defect_rate of {wanted} is asked for, and there is no good training frame to keep "
+            "it with: every frame shows a defect; add good frames or train on crops",
         )
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from models import (
 )
 from norm import NormError
 from training.baselines import trivial_baselines
+from training.batches import planned_counts
 from training.checkpoint import load_latest_checkpoint
 from training.config import RunConfig, read_config
 from training.errors import ParityError, RunLockedError, TrainingError
 from training.evaluation import Frames, choose_operating_point, evaluate, whole_frames
 from training.events import EventLog
-from training.loop import EvalForward, TrainingLoop
+from training.frame_reading import open_cache, tell_cache, write_contact_sheet
+from training.loop import EvalForward, LoopState, TrainingLoop
 from training.preparation import Prepared, prepare
 from training.progress import Progress
 from training.run_directory import RunDirectory
@@ -51,7 +54,8 @@ EXIT_LOCKED = 3
 def execute(path: Path) -> int:
     """Run or resume the run in a directory and return the program's exit status.
 
-    Side effects: everything is written into the directory; nothing outside it.
+    Side effects: everything is written into the directory; outside it only decoded frames, into the
+    cache's directory if the configuration names one.
     """
     run = RunDirectory(path)
     try:
@@ -109,7 +113,10 @@ def _execute(run: RunDirectory, events: EventLog) -> bool:
     config = read_config(run.config)
     with events.heartbeats():
         events.write("stage", stage="preparing")
-        prepared = prepare(config, events)
+        cache = open_cache(config, run, events)
+        prepared = prepare(config, events, cache)
+        write_contact_sheet(config, prepared, run)
+        tell_cache(cache, events)
         loop = TrainingLoop(config, prepared, run, events)
         if checkpoint is not None:
             loop.resume(checkpoint)
@@ -121,7 +128,9 @@ def _execute(run: RunDirectory, events: EventLog) -> bool:
         events.write("stage", stage="evaluating")
         loop.load_best()
         report = _finish(run, config, prepared, loop, events)
+        tell_cache(cache, events)
         _write_report(run, report)
+    shutil.rmtree(run.decoded, ignore_errors=True)
     return True
 
 
@@ -141,6 +150,7 @@ def _finish(
         preprocessing=prepared.preprocessing,
         operating_point=OperatingPoint(classes={}),
         dataset_digest=prepared.manifest.digest,
+        sampling=sampling_summary(config, prepared, loop.state),
         libraries=library_versions(),
     )
     network = build_network(info)
@@ -212,9 +222,23 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "rewinds": state.rewinds,
         "best_epoch": state.best_epoch,
         "calibration_dice": state.best_dice,
+        "sampling": sampling_summary(loop.config, loop.prepared, state),
         "padded_pixel_share": state.padded_pixels / max(state.seen_pixels, 1),
         "resolution": loop.config.resolution.model_dump(),
         "batch_size": loop.config.batch_size,
+    }
+
+
+def sampling_summary(config: RunConfig, prepared: Prepared, state: LoopState) -> dict[str, Any]:
+    """Return how often training saw defects, which is not how often the line makes them."""
+    planned = planned_counts(prepared.train.items, config)
+    return {
+        "defect_rate_asked": config.sampling.defect_rate,
+        "defect_rate_planned": planned.defect_rate if planned else None,
+        "defect_rate_seen": state.seen_defective / max(state.seen_frames, 1),
+        "frames_with_defects": sum(item.is_defective for item in prepared.train.items)
+        / len(prepared.train.items),
+        "paste_rate": config.augmentation.paste_rate,
     }
 
 

@@ -41,6 +41,16 @@ class RunDirectory:
         return self.path / "rewind_points"
 
     @property
+    def training_frames(self) -> Path:
+        """What training sees: the first frames or windows of the first epoch, one PNG."""
+        return self.path / "training_frames.png"
+
+    @property
+    def decoded(self) -> Path:
+        """Decoded frames of a run that shares no cache with others; gone when it has finished."""
+        return self.path / "decoded"
+
+    @property
     def report(self) -> Path:
         """How it ended."""
         return self.path / "report.json"

@@ -106,7 +106,7 @@ def _arms(name: str, raw: bytes) -> dict[str, Callable[[], object]]:
 
     def varied() -> object:
         pixels = strict()
-        return augmentation.apply(pixels.reshape(*pixels.shape[:2], -1), mask, rng)
+        return augmentation.apply(pixels.reshape(*pixels.shape[:2], -1), [mask], rng)
 
     return {
         _PLAIN: plain,

@@ -6,16 +6,17 @@ from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from service.api.dependencies import ReadSession, StorageDependency, WriteSession
 from service.api.idempotency import IdempotencyKey, create_once
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import Job
+from service.errors import NotFound
 from service.jobs import repository
 from service.jobs.events import Event, EventReader
-from service.jobs.run_directory import read_log_tail
+from service.jobs.run_directory import TRAINING_FRAMES_FILE, read_log_tail
 from service.jobs.spec import JobSpec
 from service.jobs.states import TERMINAL, JobStatus
 from service.resources import JobResource, MetricsRecord
@@ -127,6 +128,26 @@ def get_logs(
     """Return the end of what the training program printed."""
     repository.get(session, job_id)
     return read_log_tail(storage.run_dir(job_id), max_bytes=max_bytes)
+
+
+@router.get(
+    "/jobs/{job_id}/training-frames",
+    response_class=FileResponse,
+    responses={200: {"content": {"image/png": {}}, "description": "A contact sheet."}},
+)
+def get_training_frames(
+    job_id: str, session: ReadSession, storage: StorageDependency
+) -> FileResponse:
+    """Return what training sees: its first frames or windows, varied, with labels outlined."""
+    status = repository.get(session, job_id).status
+    sheet = storage.run_dir(job_id) / TRAINING_FRAMES_FILE
+    if not sheet.is_file():
+        raise NotFound(
+            "training_frames_not_drawn",
+            f"job {job_id} is {status} and has drawn no training frames",
+            hint="they are drawn before the first step; look again when the job is running",
+        )
+    return FileResponse(sheet, media_type="image/png")
 
 
 @router.get(

@@ -7,9 +7,10 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from data import DataError, Item
+from data.display import class_colour
 from data.health import Finding
 from service.datasets.health import VersionHealth
-from service.datasets.previews import PreviewKind, class_colour, fit, render
+from service.datasets.previews import PreviewKind, fit, render
 from service.errors import StorageError
 from service.storage import Storage
 

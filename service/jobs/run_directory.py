@@ -10,6 +10,7 @@ LOG_FILE = "log.txt"
 CONFIG_FILE = "config.json"
 REPORT_FILE = "report.json"
 BUNDLE_DIR = "bundle"
+TRAINING_FRAMES_FILE = "training_frames.png"
 _CANCEL_REQUEST = Path("requests") / "cancel"
 _ATTEMPT_FILE = "attempt.json"
 

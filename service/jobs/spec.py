@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from data import AugmentationSpec
+from data import AugmentationSpec, CacheSpec, SamplingSpec
 from models.spec import ModelSpec, NormSpec
 
 RUN_FORMAT_VERSION = 1
+# Under the storage root; safe to delete at any time, and nothing for a backup.
+DECODED_DIR = "decoded"
 
 
 class _Spec(BaseModel):
@@ -31,13 +33,27 @@ class CropResolution(_Spec):
     Attributes:
         height_px: Of the window.
         width_px: Of the window.
-        defect_rate: Share of the windows that are placed on a labelled defect.
+        defect_rate: Share of the windows of defective frames that are placed on a labelled defect,
+            in expectation; ``sampling.defect_rate`` takes its place where it is given.
     """
 
     mode: Literal["crop"]
     height_px: Annotated[int, Field(ge=64, le=32_768)]
     width_px: Annotated[int, Field(ge=64, le=32_768)]
     defect_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class DataOptions(_Spec):
+    """How frames are read; nothing of it changes a result.
+
+    Attributes:
+        workers: Threads that read frames ahead of the network; null takes half of the cores, at
+            most 8.
+        cache: Decoded frames on disk, shared by all jobs.
+    """
+
+    workers: Annotated[int, Field(ge=0, le=64)] | None = None
+    cache: CacheSpec = CacheSpec()
 
 
 Resolution = Annotated[NativeResolution | CropResolution, Field(discriminator="mode")]
@@ -105,10 +121,12 @@ class JobSpec(_Spec):
     )
 
     version: Annotated[str, Field(min_length=1, max_length=32)]
+    data: DataOptions = DataOptions()
     model: ModelSpec = ModelSpec()
     norm: NormSpec = NormSpec()
     resolution: Resolution = NativeResolution()
     augmentation: AugmentationSpec = AugmentationSpec()
+    sampling: SamplingSpec = SamplingSpec()
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2
     budget: Budget = Budget()
     optimizer: Optimizer = Optimizer()
@@ -128,10 +146,12 @@ def run_config(spec: JobSpec, *, manifest: Path, root: Path, device: str) -> dic
         root: Absolute path that the manifest's file names are relative to.
         device: The installation's device, used where the job says ``auto``.
     """
-    wishes = spec.model_dump(mode="json", exclude={"version"})
+    wishes = spec.model_dump(mode="json", exclude={"version", "data"})
+    options = spec.data.model_dump(mode="json")
+    cache = {**options["cache"], "directory": str(root / DECODED_DIR)}
     return {
         "format_version": RUN_FORMAT_VERSION,
-        "data": {"manifest": str(manifest), "root": str(root)},
+        "data": {**options, "manifest": str(manifest), "root": str(root), "cache": cache},
         **wishes,
         "device": device if spec.device == "auto" else spec.device,
     }

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from tests.end_to_end.conftest import START_S, RunningService
+from tests.end_to_end.conftest import RunningService
 
 pytestmark = pytest.mark.slow
 
@@ -47,12 +46,8 @@ def test_an_export_is_whole_or_not_there_and_gives_the_version_back(
     done = export(service, version.id, "voc", target)
     assert done.returncode == 0, done.stderr
     assert f"{target.stat().st_size} bytes" in done.stdout
-    queued = hairline.upload_archive(copy, target)
-    deadline = time.monotonic() + START_S
-    while hairline.archive_import(copy, queued.id).status in ("queued", "running"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert hairline.archive_import(copy, queued.id).rejected == []
+    queued = hairline.upload_archive(copy, target).queued
+    assert hairline.wait_for_import(copy, queued.id).rejected == []
     assert hairline.freeze(copy).digest == version.digest
 
     # A picture that is no longer the one that was frozen breaks the download off.

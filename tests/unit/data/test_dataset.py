@@ -9,8 +9,10 @@ from torch.utils.data import DataLoader
 
 from data import (
     AugmentationSpec,
+    BoxSpec,
     CropSpec,
     DataError,
+    Draw,
     Frame,
     FrameDataset,
     GoodFrame,
@@ -22,9 +24,13 @@ from data import (
     import_folder,
 )
 from data.dataset import load_frame
+from data.loader import prefetch
 from data.storage import sha256_hex
 from data.synthetic import write_dataset
 
+EVERYTHING = AugmentationSpec(
+    rotation_deg=8, gradient=0.2, blur_px=1.5, shot_noise=0.02, paste_rate=0.5
+)
 CROP = CropSpec(height_px=64, width_px=64, defect_rate=1.0)
 
 
@@ -48,7 +54,6 @@ def dataset(manifest: Manifest, root: Path, **options: Any) -> FrameDataset:
         "seed": 0,
         "augmentation": AugmentationSpec(),
         "crop": CROP,
-        "cache_frames": 0,
     }
     return FrameDataset(manifest, root, "train", **(chosen | options))
 
@@ -73,7 +78,7 @@ def test_a_whole_frame_is_the_picture_and_its_mask(manifest: Manifest, root: Pat
 def test_a_frame_depends_on_seed_epoch_and_index_alone(manifest: Manifest, root: Path) -> None:
     frames = dataset(manifest, root)
     first = [frames.frame(index, epoch=3) for index in range(len(frames))]
-    again = dataset(manifest, root, cache_frames=100)
+    again = dataset(manifest, root)
     for index in reversed(range(len(frames))):
         again.frame(index, epoch=1)
         assert_equal(again.frame(index, epoch=3), first[index])
@@ -101,40 +106,6 @@ def test_worker_processes_give_the_same_frames(manifest: Manifest, root: Path) -
         np.testing.assert_array_equal(np.asarray(frame.pixels), expected.pixels)
 
 
-def test_a_cached_frame_can_not_be_changed_by_its_receiver(manifest: Manifest, root: Path) -> None:
-    frames = dataset(manifest, root, augmentation=None, crop=None, cache_frames=2)
-    frame = frames.frame(0, epoch=0)
-    expected = frame.pixels.copy()
-    frame.pixels[:] = 0
-    frame.mask[:] = 1
-    np.testing.assert_array_equal(frames.frame(0, epoch=0).pixels, expected)
-
-
-def test_a_full_cache_reads_no_file_again_and_a_small_one_does(
-    manifest: Manifest, root: Path, tmp_path: Path
-) -> None:
-    items = manifest.subset("train").items[:3]
-    small = dataclasses.replace(manifest, items=items)
-    for item in items:
-        target = tmp_path / item.file
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes((root / item.file).read_bytes())
-        if hasattr(item.labels, "file"):
-            mask = tmp_path / item.labels.file
-            mask.parent.mkdir(exist_ok=True)
-            mask.write_bytes((root / item.labels.file).read_bytes())
-    frames = dataset(small, tmp_path, cache_frames=2)
-    for index in range(3):
-        frames.frame(index, epoch=0)
-    for item in items:
-        (tmp_path / item.file).unlink()
-    frames.frame(0, epoch=1)
-    frames.frame(1, epoch=1)
-    with pytest.raises(DataError) as caught:
-        frames.frame(2, epoch=1)
-    assert caught.value.code == "file_missing"
-
-
 def test_a_defect_crop_shows_a_defect_and_a_uniform_one_often_none(
     manifest: Manifest, root: Path
 ) -> None:
@@ -145,27 +116,12 @@ def test_a_defect_crop_shows_a_defect_and_a_uniform_one_often_none(
             root,
             augmentation=None,
             crop=CropSpec(height_px=32, width_px=32, defect_rate=rate),
-            cache_frames=12,
         )
         for index, item in enumerate(frames.items):
             if item.is_defective:
                 found += [bool(frames.frame(index, epoch).mask.any()) for epoch in range(10)]
     assert all(shown[1.0])
     assert sum(shown[0.0]) < 0.8 * len(shown[0.0])
-
-
-def test_windows_reach_every_corner_of_a_frame(make_item: Any) -> None:
-    from data.dataset import crop_window
-
-    pixels = np.arange(40 * 40, dtype=np.uint16).reshape(40, 40, 1)
-    mask = np.zeros((40, 40, 1), np.uint8)
-    seen = set()
-    for seed in range(400):
-        window, _ = crop_window(
-            pixels, mask, CropSpec(height_px=36, width_px=36), np.random.default_rng(seed)
-        )
-        seen.add(int(window[0, 0, 0]))
-    assert seen == {40 * y + x for y in range(5) for x in range(5)}
 
 
 def test_a_frame_smaller_than_the_crop_is_extended_and_reported(
@@ -207,7 +163,7 @@ def test_a_picture_that_was_exchanged_is_refused_by_name(
     (tmp_path / item.file).write_bytes(b"another")
     with pytest.raises(DataError) as caught:
         dataset(manifest, tmp_path).frame(0, epoch=0)
-    assert (caught.value.code, caught.value.file) == ("file_changed", item.file)
+    assert (caught.value.code, caught.value.file) == ("file_changed", item.name)
 
 
 def test_there_is_no_frame_beyond_the_last(manifest: Manifest, root: Path) -> None:
@@ -240,3 +196,66 @@ def test_a_picture_of_another_size_than_the_manifest_says_is_refused_by_its_name
     with pytest.raises(ImageError) as caught:
         load_frame(item, tmp_path, ("pit",), 1)
     assert (caught.value.code, caught.value.file) == ("image_size_mismatch", "a.png")
+
+
+def test_threads_that_load_ahead_give_the_same_frames_in_order(
+    manifest: Manifest, root: Path
+) -> None:
+    frames = dataset(manifest, root, augmentation=EVERYTHING)
+    draws = [Draw(index, repeat) for repeat in (0, 1) for index in range(len(frames))]
+    expected = [frames.show(draw, 2) for draw in draws]
+    for workers in (1, 3):
+        loaded = prefetch(
+            lambda draw: frames.show(draw, 2), draws, workers=workers, ahead=2 * workers
+        )
+        for one, other in zip(loaded, expected, strict=True):
+            assert_equal(one, other)
+    assert not np.array_equal(expected[0].pixels, expected[len(frames)].pixels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_frame_damaged_in_storage_is_named_by_the_loader(
+    manifest: Manifest, root: Path, tmp_path: Path, workers: int
+) -> None:
+    frames = dataset(manifest, tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / frames.items[0].file).write_bytes(b"another")
+    loaded = prefetch(lambda index: frames.frame(index, 0), [0], workers=workers, ahead=2)
+    with pytest.raises(DataError) as caught:
+        next(loaded)
+    assert (caught.value.code, caught.value.file) == ("file_changed", frames.items[0].name)
+
+
+def test_a_pasted_defect_comes_with_its_label_and_its_box(manifest: Manifest, root: Path) -> None:
+    plain = AugmentationSpec(flips=False, light=False, noise=False)
+    pasting = plain.model_copy(update={"paste_rate": 1.0})
+    crop = CropSpec(height_px=96, width_px=96, defect_rate=0.0)
+    before = dataset(manifest, root, augmentation=plain, crop=crop, boxes=BoxSpec(0.0))
+    after = dataset(manifest, root, augmentation=pasting, crop=crop, boxes=BoxSpec(0.0))
+    pasted = 0
+    for index in range(len(before)):
+        old, new = before.frame(index, 0), after.frame(index, 0)
+        assert old.boxes is not None
+        assert new.boxes is not None
+        assert (new.mask >= old.mask).all()
+        pasted += new.mask.sum() > old.mask.sum()
+        assert (new.mask.sum() > old.mask.sum()) == (len(new.boxes) > len(old.boxes))
+        within = np.zeros(new.mask.shape, np.bool_)
+        for box in new.boxes:
+            plane = manifest.classes.index(box.class_name)
+            within[box.y : box.y + box.height, box.x : box.x + box.width, plane] = True
+        assert not new.mask[~within].any(), "every labelled pixel lies in a box of its class"
+        clean = after.show(Draw(index, wish="clean"), 0)
+        assert clean.mask.sum() <= old.mask.sum()
+    assert pasted > len(before) // 2
+
+
+def test_a_wish_decides_what_a_window_shows(manifest: Manifest, root: Path) -> None:
+    crop = CropSpec(height_px=48, width_px=48, defect_rate=0.0)
+    turning = AugmentationSpec(rotation_deg=20, paste_rate=0.5)
+    frames = dataset(manifest, root, augmentation=turning, crop=crop)
+    for index, item in enumerate(frames.items):
+        for epoch in range(6):
+            if item.is_defective:
+                assert frames.show(Draw(index, wish="defect"), epoch).mask.any()
+            assert not frames.show(Draw(index, wish="clean"), epoch).mask.any()

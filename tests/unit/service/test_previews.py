@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.datasets.previews import class_colour, draw_outlines, fit, shrink_plane, to_display
+from data.display import class_colour, draw_outlines, shrink_plane, to_display
+from service.datasets.previews import fit
 
 SIDES = st.integers(1, 3000)
 

@@ -1,12 +1,17 @@
 """Which frames go into which step."""
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import Frame
+from data import Frame, GoodFrame, Item, Polygon, PolygonLabels, SamplingSpec
 from models import Preprocessing
-from training.batches import collate, plan_epoch
+from training.batches import collate, count_steps, plan_draws, plan_epoch
+from training.config import CropResolution, DataSection, NativeResolution, RunConfig
 
 SIZES = st.lists(st.sampled_from([(32, 32), (32, 64), (64, 64)]), min_size=1, max_size=30)
 
@@ -52,3 +57,53 @@ def test_a_smaller_frame_is_padded_and_marked_invalid_there() -> None:
     assert batch.valid.sum(dim=(1, 2, 3)).tolist() == [40 * 20, 10 * 30]
     assert batch.targets.sum(dim=(1, 2, 3)).tolist() == [2 * 40 * 20, 2 * 10 * 30]
     assert bool((batch.images[1] == 9.0).all())
+
+
+def frames_of(sizes: list[tuple[int, int]], defective_every: int) -> list[Item]:
+    pit = PolygonLabels((Polygon("pit", ((1, 1), (5, 1), (1, 5))),))
+    return [
+        Item(
+            name=str(index),
+            key=str(index),
+            file=f"blobs/{index}",
+            sha256=hashlib.sha256(str(index).encode()).hexdigest(),
+            width=width,
+            height=height,
+            channels=1,
+            bit_depth=8,
+            group=None,
+            split="train",
+            labels=GoodFrame() if index % defective_every else pit,
+        )
+        for index, (height, width) in enumerate(sizes)
+    ]
+
+
+CROPS = CropResolution(mode="crop", height_px=64, width_px=64)
+
+
+@pytest.mark.parametrize("resolution", [NativeResolution(), CROPS])
+def test_batches_at_a_stated_rate_hold_it_along_the_whole_epoch(
+    resolution: NativeResolution | CropResolution,
+) -> None:
+    items = frames_of([(64, 64)] * 60, defective_every=10)
+    config = RunConfig(
+        data=DataSection(manifest=Path("m"), root=Path()),
+        sampling=SamplingSpec(defect_rate=0.5),
+        resolution=resolution,
+    )
+    batches = plan_draws(items, config, epoch=1)
+    assert {sum(draw.wish == "defect" for draw in batch) for batch in batches} == {1}
+    assert {draw.index for batch in batches for draw in batch} == set(range(60))
+
+
+def test_sampled_epochs_of_several_sizes_have_equally_many_steps() -> None:
+    sizes = [(32, 32), (32, 64), (64, 64)] * 9
+    config = RunConfig(
+        data=DataSection(manifest=Path("m"), root=Path()),
+        sampling=SamplingSpec(defect_rate=0.6),
+        batch_size=3,
+    )
+    items = frames_of(sizes, defective_every=5)
+    counts = {len(plan_draws(items, config, epoch)) for epoch in range(6)}
+    assert counts == {count_steps(items, config)[0]}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -107,10 +108,19 @@ def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
 def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, frames: Path
 ) -> None:
-    whole = make_run(tmp_path / "whole", frames)
+    # Nothing about how frames are read may show in the weights: one run reads each frame when it is
+    # needed and keeps none, the other loads ahead and shares a cache of decoded frames.
+    sampled: dict[str, Any] = {
+        "sampling": {"defect_rate": 0.6},
+        "augmentation": {"rotation_deg": 5, "gradient": 0.2, "blur_px": 1, "paste_rate": 0.3},
+    }
+    root = {"manifest": str(frames / "manifest.jsonl"), "root": str(frames)}
+    alone = {**root, "workers": 0, "cache": {"max_bytes": 0}}
+    whole = make_run(tmp_path / "whole", frames, data=alone, **sampled)
     assert finish(whole) == 0
 
-    killed = make_run(tmp_path / "killed", frames)
+    ahead = {**root, "workers": 3, "cache": {"directory": str(tmp_path / "decoded")}}
+    killed = make_run(tmp_path / "killed", frames, data=ahead, **sampled)
     for step in (3, 13):
         process = start(killed)
         wait_for_step(killed, step)
@@ -216,6 +226,33 @@ def test_a_second_start_leaves_a_living_run_alone(tmp_path: Path, frames: Path) 
     with run.locked():
         assert finish(run) == EXIT_LOCKED
     assert not run.events.exists()
+
+
+def test_a_run_tells_how_often_it_saw_defects_what_it_cached_and_shows_its_frames(
+    tmp_path: Path, frames: Path
+) -> None:
+    run = make_run(
+        tmp_path / "run",
+        frames,
+        resolution={"mode": "crop", "height_px": 96, "width_px": 96},
+        sampling={"defect_rate": 0.25},
+        budget={"max_epochs": 1},
+    )
+    assert finish(run) == 0
+    sampling = json.loads(run.report.read_text())["training"]["sampling"]
+    assert sampling["defect_rate_asked"] == 0.25
+    assert sampling["defect_rate_seen"] == sampling["defect_rate_planned"]
+    assert sampling["frames_with_defects"] > 0.5
+    events = read_events(run.events)
+    (planned,) = (event for event in events if event["kind"] == "sampling")
+    assert planned["defect_rate"] == sampling["defect_rate_planned"]
+    cached = [event for event in events if event["kind"] == "cache"]
+    assert cached[-1]["frames"] == 24
+    assert cached[-1]["detail"].startswith("decoded cache: 24 frames, 0.0 GB of ")
+    assert not run.decoded.exists(), "a cache of the run's own goes with the run"
+    sheet = cv2.imread(str(run.training_frames))
+    assert sheet is not None
+    assert min(sheet.shape[:2]) > 300
 
 
 def test_the_report_tells_what_was_trained_and_on_what_it_rests(

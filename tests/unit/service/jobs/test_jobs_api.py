@@ -96,7 +96,7 @@ def test_a_waiting_job_cannot_be_resumed(client: TestClient, version_id: str) ->
     assert client.post(f"/jobs/{job_id}:resume").status_code == 409
 
 
-@pytest.mark.parametrize("path", ["", "/events", "/metrics", "/logs"])
+@pytest.mark.parametrize("path", ["", "/events", "/metrics", "/logs", "/training-frames"])
 def test_an_unknown_job_is_not_found(client: TestClient, path: str) -> None:
     assert client.get(f"/jobs/job_nowhere{path}").status_code == 404
 
@@ -149,6 +149,20 @@ def test_metrics_are_listed_with_their_place(
     assert (record["seq"], record["step"]) == (2, 1)
     assert record["values"] == {"loss": 0.5, "dice/pit": None}
     assert client.get(f"/jobs/{job_id}/metrics", params={"after": 2}).json()["items"] == []
+
+
+def test_what_training_sees_is_a_picture_once_it_was_drawn(
+    client: TestClient, version_id: str, storage: Storage
+) -> None:
+    job_id = queued(client, version_id)["id"]
+    missing = client.get(f"/jobs/{job_id}/training-frames")
+    assert (missing.status_code, missing.json()["code"]) == (404, "training_frames_not_drawn")
+    assert missing.json()["hint"]
+    sheet = storage.run_dir(job_id) / "training_frames.png"
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    sheet.write_bytes(b"picture")
+    found = client.get(f"/jobs/{job_id}/training-frames")
+    assert (found.headers["content-type"], found.content) == ("image/png", b"picture")
 
 
 def test_the_end_of_the_log_begins_with_a_whole_line(

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.jobs.spec import JobSpec, run_config
-from training.config import DataSection, RunConfig
+from training.config import CacheSection, DataSection, RunConfig
 
 MANIFEST, ROOT = Path("/storage/manifests/a.jsonl"), Path("/storage")
 
@@ -18,7 +18,14 @@ def config_of(wishes: dict[str, Any], device: str = "auto") -> RunConfig:
 
 
 def test_what_is_left_out_is_what_training_itself_would_choose() -> None:
-    assert config_of({}) == RunConfig(data=DataSection(manifest=MANIFEST, root=ROOT))
+    # The one thing training cannot know is where the jobs share their decoded frames.
+    cache = CacheSection(directory=ROOT / "decoded")
+    assert config_of({}) == RunConfig(data=DataSection(manifest=MANIFEST, root=ROOT, cache=cache))
+
+
+def test_how_frames_are_read_reaches_the_run() -> None:
+    data = config_of({"data": {"workers": 3, "cache": {"max_bytes": 0}}}).data
+    assert (data.workers, data.cache.max_bytes, data.root) == (3, 0, ROOT)
 
 
 def test_every_field_of_a_job_reaches_the_run() -> None:
@@ -26,7 +33,17 @@ def test_every_field_of_a_job_reaches_the_run() -> None:
         "model": {"architecture": "fpn", "encoder": "resnet34"},
         "norm": {"kind": "brn"},
         "resolution": {"mode": "crop", "height_px": 128, "width_px": 256, "defect_rate": 0.25},
-        "augmentation": {"flips": False, "light": False, "noise": False},
+        "augmentation": {
+            "flips": False,
+            "light": False,
+            "noise": False,
+            "rotation_deg": 5.0,
+            "gradient": 0.2,
+            "blur_px": 1.0,
+            "shot_noise": 0.01,
+            "paste_rate": 0.3,
+        },
+        "sampling": {"defect_rate": 0.4},
         "batch_size": 1,
         "budget": {"max_epochs": 3, "max_steps": 7, "max_minutes": 1.5},
         "optimizer": {

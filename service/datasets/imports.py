@@ -161,7 +161,7 @@ def _failure(error: DataError | ServiceError, path: Path) -> dict[str, Any]:
         "code": error.code,
         "detail": error.detail,
         "file": file,
-        "where": error.where,
+        "where": error.where or "whole file",
         "hint": error.hint,
     }
 

@@ -138,6 +138,16 @@ def _unsafe(pack: Callable[..., bytes], name: str) -> BrokenArchive:
     return _member(build, name, "unsafe_name", "Rename", "file name")
 
 
+_TYPE, _LINE = "label_field_type", "Correct the "
+
+
+def _boxes(lines: bytes, code: str, where: str, hint: str = _LINE) -> BrokenArchive:
+    """Return a DeepPCB set whose boxes are broken."""
+    member = "1/1_not/1.txt"
+    build = _const(zipped(("1/1/1_test.png", GOOD), (member, lines)))
+    return _member(build, member, code, hint, where)
+
+
 def _special(kind: bytes) -> BrokenArchive:
     build = _const(tarred(_FRAME, ("bad.png", b""), kind=kind))
     return _member(build, "bad.png", "member_not_a_file", "files themselves")
@@ -211,6 +221,10 @@ BROKEN_ARCHIVES = {
         "Upload",
         "file name",
     ),
+    "deeppcb_of_a_half_line": _boxes(b"1 1 20 20 1\n3 4 9\n", _TYPE, "line 2"),
+    "deeppcb_of_an_unknown_type": _boxes(b"1 1 20 20 7\n", "unknown_class", "line 1"),
+    "deeppcb_box_outside": _boxes(b"1 1 200 20 1\n", "box_outside_frame", "line 1", "Move the box"),
+    "deeppcb_box_of_no_width": _boxes(b"1 1 1 20 1\n", "box_empty", "line 1"),
     "tar_of_a_broken_frame": _member(
         _const(tarred(_FRAME, ("bad.png", GOOD[:-20]))),
         "bad.png",

@@ -18,15 +18,17 @@ from service.storage import Storage
 from tests.corpus.archives import BROKEN_ARCHIVES
 from tests.corpus.entries import MONO, BrokenArchive, BrokenFile, png
 from tests.corpus.labels import BROKEN_LABELS
+from tests.corpus.layouts import BROKEN_LAYOUTS, BrokenLayout
+from tests.corpus.many_frames import BROKEN_MANY_FRAMES
 from tests.corpus.pictures import BROKEN_NAMES, BROKEN_PICTURES, TOLERATED
 
-BROKEN_FILES = BROKEN_PICTURES | BROKEN_NAMES | BROKEN_LABELS
+BROKEN_FILES = BROKEN_PICTURES | BROKEN_NAMES | BROKEN_LABELS | BROKEN_MANY_FRAMES
 
 # What no single upload can provoke, and the tests that do.
 COVERED_ELSEWHERE = {
-    "data/test_coco.py": {"label_of_many_frames"},
+    "data/test_coco.py": {"label_of_many_frames", "mask_store_needed"},
     "data/test_export.py": {"export_unfit"},
-    "data/test_labels.py": {"label_missing"},
+    "data/test_labels.py": {"file_missing", "label_missing"},
     "service/test_imports.py": {"file_unreadable"},
     "data/test_folder.py": {
         "classes_needed",
@@ -51,7 +53,7 @@ COVERED_ELSEWHERE = {
         "manifest_line",
         "manifest_unreadable",
     },
-    "data/test_dataset.py": {"file_changed", "file_missing", "image_size_mismatch"},
+    "data/test_dataset.py": {"file_changed", "image_size_mismatch"},
 }
 
 
@@ -145,6 +147,26 @@ def test_a_broken_archive_is_refused_whole_or_by_member_and_leaves_nothing(
     assert list(storage.spool_dir.iterdir()) == []
 
 
+@pytest.mark.parametrize("entry", BROKEN_LAYOUTS.values(), ids=BROKEN_LAYOUTS)
+def test_an_archive_of_a_broken_layout_fails_before_any_file_is_taken_in(
+    client: TestClient, engine: Engine, settings: Settings, dataset: str, entry: BrokenLayout
+) -> None:
+    storage, query = Storage(settings.storage_dir), {"layout": entry.layout}
+    path = f"/datasets/{dataset}/archive"
+    answer = client.put(path, content=entry.content, params=query if entry.layout else None)
+    assert answer.status_code == 202, answer.text
+    before = _stored(settings)
+    run_import(engine, storage, settings, answer.json()["import"]["id"])
+    ended = client.get(answer.headers["Location"]).json()
+    assert ended["status"] == "failed"
+    error = ended["error"]
+    assert (error["code"], error["file"], error["where"]) == (entry.code, entry.file, entry.where)
+    assert entry.hint in error["hint"]
+    assert _counts(client, dataset) == (0, 0)
+    assert _stored(settings) < before
+    assert list(storage.spool_dir.iterdir()) == []
+
+
 @pytest.mark.parametrize(("name", "content", "notes"), TOLERATED.values(), ids=TOLERATED)
 def test_what_only_looks_broken_is_read_and_what_was_assumed_is_told(
     client: TestClient, dataset: str, name: str, content: bytes, notes: list[str]
@@ -161,6 +183,7 @@ def test_the_corpus_covers_every_documented_code() -> None:
     documented = set(re.findall(r"^\| `([a-z_]+)` \|", errors, flags=re.MULTILINE))
     covered = {file.code for file in BROKEN_FILES.values()}
     covered |= {archive.code for archive in BROKEN_ARCHIVES.values()}
+    covered |= {archive.code for archive in BROKEN_LAYOUTS.values()}
     elsewhere = set().union(*COVERED_ELSEWHERE.values())
     assert documented - covered - elsewhere == set()
     for file, codes in COVERED_ELSEWHERE.items():

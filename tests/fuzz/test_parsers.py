@@ -19,7 +19,10 @@ from hypothesis import strategies as st
 
 from data import DataError, Manifest, PixelLimits, decode_image, open_archive
 from data.coco import read_coco
+from data.cvat import read_cvat
+from data.deeppcb import read_deeppcb
 from data.label_files import LabelKind, read_label_file
+from data.yolo_classes import read_yolo_classes
 from tests.corpus.archives import GOOD, tarred, zipped
 from tests.corpus.entries import (
     CLASSES,
@@ -37,6 +40,7 @@ from tests.corpus.entries import (
     tiff,
     voc,
 )
+from tests.corpus.many_frames import cvat, run_lengths
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 FUZZ = settings(
@@ -81,7 +85,19 @@ def _label_parser(kind: LabelKind) -> Callable[[bytes], None]:
 
 
 def _parse_coco(raw: bytes) -> None:
-    read_coco(raw, name="coco.json", classes=None)
+    read_coco(raw, name="coco.json", classes=CLASSES, keep_mask=lambda _: "blobs/mask")
+
+
+def _parse_cvat(raw: bytes) -> None:
+    read_cvat(raw, name="annotations.xml", classes=None)
+
+
+def _parse_deeppcb(raw: bytes) -> None:
+    read_deeppcb(raw, name="a.txt", classes=None, width=WIDTH, height=HEIGHT)
+
+
+def _parse_yolo_classes(raw: bytes) -> None:
+    read_yolo_classes(raw, name="data.yaml")
 
 
 def _with_file(parse: Callable[[Path], None]) -> Callable[[bytes], None]:
@@ -106,6 +122,7 @@ def _parse_manifest(path: Path) -> None:
 
 
 _OUTLINE = coco(annotations=[coco_annotation(segmentation=[[1, 1, 9, 1, 9, 9]])])
+_COMPRESSED = coco(annotations=[run_lengths(":5ao5")])
 _CIRCLE = labelme_shape(shape_type="circle", points=[[20, 20], [25, 20]])
 _RGBA = np.dstack([COLOUR, MONO])
 
@@ -140,7 +157,10 @@ PARSERS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
     "labelme": (_label_parser("labelme"), [labelme(), labelme(shapes=[_CIRCLE])]),
     "voc": (_label_parser("voc"), [voc(), b'<?xml version="1.0" encoding="utf-16"?>' + voc()]),
     "yolo": (_label_parser("yolo"), [b"0 .5 .5 .1 .1\n1 .2 .2 .1 .1\n", b"0 .1 .1 .2 .1 .2 .2"]),
-    "coco": (_parse_coco, [coco(), _OUTLINE]),
+    "coco": (_parse_coco, [coco(), _OUTLINE, coco(annotations=[run_lengths()]), _COMPRESSED]),
+    "cvat": (_parse_cvat, [cvat(), cvat('<polygon label="pit" points="1,1;9,9;9,1"/>')]),
+    "deeppcb": (_parse_deeppcb, [b"1 1 20 20 1\n3,4,9,9,2\n"]),
+    "data.yaml": (_parse_yolo_classes, [b"nc: 2\nnames: [a, b]\n", b"names:\n  0: a\n  1: b\n"]),
     "zip": (_with_file(_parse_archive), [zipped(("a.png", GOOD), ("b.json", labelme()))]),
     "tar": (_with_file(_parse_archive), [_TAR]),
     "tar.gz": (_with_file(_parse_archive), [gzip.compress(_TAR, mtime=0)]),

@@ -27,6 +27,10 @@ _YOLO_LISTS = frozenset({"data.yaml", "train.txt", "val.txt", "test.txt"})
 
 _MAX_NAME_BYTES = 255
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Half of a pair: UTF-8 has no bytes for it.
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 
 @dataclass(frozen=True)
 class SampleKey:
@@ -141,9 +145,9 @@ def clean_name(path: str) -> str:
         reason = "leaves its folder with '..'"
     elif "\\" in path:
         reason = "holds a backslash"
-    elif any(ord(character) < 32 or ord(character) == 127 for character in path):
+    elif _CONTROL.search(path):
         reason = "holds a control character"
-    elif any(0xD800 <= ord(character) <= 0xDFFF for character in path):
+    elif _SURROGATE.search(path):
         reason = "is no valid Unicode"
     elif len("/".join(parts).encode()) > _MAX_NAME_BYTES:
         reason = f"is longer than {_MAX_NAME_BYTES} bytes"

@@ -17,7 +17,8 @@ def file_missing(root: Path, file: str) -> DataError:
         "file_missing",
         "The file is gone from the storage folder.",
         file=file,
-        hint=f"Restore it under {root}; a data-set version never changes.",
+        hint=f"Upload the same file again, or restore it under {root}; a data-set version never "
+        "changes.",
     )
 
 
@@ -50,6 +51,6 @@ def read_verified(root: Path, file: str, sha256: str) -> bytes:
             "file_changed",
             "The file is not the one that the data-set version was made from.",
             file=file,
-            hint="Restore the original, or freeze a new version of the data set.",
+            hint="Upload the original again, or freeze a new version of the data set without it.",
         )
     return raw

@@ -1,7 +1,8 @@
 """Uploading a folder: frames first, in requests of bounded size, going on where it was cut off.
 
 Sending a file again is safe, because the service knows it by its digest. A frame that is there
-already is not even sent: of a folder of 20 GB only what is missing goes over the line.
+already is not even sent: of a folder of 20 GB only what is missing goes over the line, and what the
+service has lost or found damaged on its disk.
 """
 
 import hashlib
@@ -185,7 +186,7 @@ def _send(
 
 
 def _is_there(file: LocalFile, item: ItemResource | None) -> bool:
-    if item is None or item.byte_count != file.size:
+    if item is None or not item.is_stored or item.byte_count != file.size:
         return False
     with file.path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest() == item.sha256

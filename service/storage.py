@@ -14,11 +14,16 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 from service.errors import NotFound, StorageError
 
 T = TypeVar("T")
+
+BlobState = Literal["whole", "missing", "damaged"]
+
+# Of a stored file, compared at a time.
+_COMPARED_BYTES = 1024**2
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[a-z]{2,4}_[0-9a-z]{1,27}")
@@ -52,21 +57,37 @@ class Storage:
         """Files under way: on the blobs' file system, so that a rename is atomic."""
         return self.root / "spool"
 
-    def put_stream(self, chunks: Iterable[bytes]) -> StoredBlob:
-        """Keep the content and return its digest; the same content again costs no space.
+    def put_blob(self, content: bytes, sha256: str) -> BlobState:
+        """Keep the content under its digest and return how it was found.
 
-        Side effects: the blob is complete and flushed to disk, under its digest, when this returns.
+        A file that holds other bytes, because the disk or a person changed it, is replaced.
+        Comparing takes about as long as hashing while the system has the file in memory.
+
+        Args:
+            content: The whole file.
+            sha256: Of ``content``.
+
+        Returns:
+            ``missing`` for new content, ``whole`` if nothing was written, ``damaged`` if the file
+            had another size or other bytes, or could not be read.
+
+        Side effects: the blob is complete and flushed to disk when this returns.
 
         Raises:
             StorageError: The disk is full or fails.
         """
-        copy = _HashingCopy(chunks)
-        with self._spooled(copy.write) as spooled:
-            self._publish(spooled, self.blob_path(copy.blob.sha256))
-        return copy.blob
+        path = self.blob_path(sha256)
+        state = _state_of(path, content)
+        if state != "whole":
+            with self._spooled(lambda file: file.write(content)) as spooled:
+                self._publish(spooled, path)
+        return state
 
     def put_manifest(self, digest: str, write: Callable[[Path], None]) -> Path:
-        """Let ``write`` fill a temporary path, then put it at `manifest_path` in one step."""
+        """Let ``write`` fill a temporary path, then put it at `manifest_path` in one step.
+
+        The same manifest again replaces the file, which may have been damaged since.
+        """
         target = self.manifest_path(digest)
         with self._spooled(lambda _file: None) as spooled:
             write(spooled)
@@ -162,8 +183,6 @@ class Storage:
                 path.unlink(missing_ok=True)
 
     def _publish(self, spooled: Path, target: Path) -> None:
-        if target.exists():
-            return
         target.parent.mkdir(exist_ok=True)
         spooled.replace(target)
         # The rename itself is durable only once its directory is.
@@ -187,6 +206,23 @@ class _HashingCopy:
     @property
     def blob(self) -> StoredBlob:
         return StoredBlob(self._digest.hexdigest(), self._byte_count)
+
+
+def _state_of(path: Path, content: bytes) -> BlobState:
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != len(content):
+                return "damaged"
+            for start in range(0, len(content), _COMPARED_BYTES):
+                # A memoryview would save the copy but is compared byte by byte.
+                if file.read(_COMPARED_BYTES) != content[start : start + _COMPARED_BYTES]:
+                    return "damaged"
+    except FileNotFoundError:
+        return "missing"
+    except OSError:
+        # A bad sector, say; writing it anew tells whether the disk can be used at all.
+        return "damaged"
+    return "whole"
 
 
 def _checked_digest(digest: str) -> str:

@@ -45,8 +45,8 @@ def check_files(
             "error",
             "Some frames can't be read as they were frozen; training would stop at them.",
             [Example(f"{name}: {problem.detail}") for name, problem in unreadable_frames.items()],
-            "Restore the files from a backup of the storage, or delete the frames and freeze a new "
-            "version.",
+            "Upload the same files again, which restores them, or restore a backup of the storage; "
+            "otherwise delete the frames and freeze a new version.",
         )
     if unreadable_labels:
         yield finding(
@@ -57,8 +57,8 @@ def check_files(
                 Example(f"{name}: {problem.detail}", (name,))
                 for name, problem in unreadable_labels.items()
             ],
-            "Restore the files from a backup of the storage, or delete these labels and freeze a "
-            "new version.",
+            "Upload the same label files again, which restores the masks, or restore a backup of "
+            "the storage; otherwise delete these labels and freeze a new version.",
         )
 
 

@@ -7,9 +7,15 @@ import anyio
 from fastapi import APIRouter, Query, Request, Response, status
 from sqlalchemy import select
 
-from service.api.dependencies import PreviewsDependency, ReadSession, WriteSession
+from service.api.dependencies import (
+    PreviewsDependency,
+    ReadSession,
+    StorageDependency,
+    WriteSession,
+)
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import Item, Label
+from service.datasets.measurements import lost_files
 from service.datasets.previews import PreviewFormat, PreviewKind
 from service.datasets.repository import (
     delete_item,
@@ -36,6 +42,7 @@ MaxSide = Annotated[
 def list_items(
     dataset_id: str,
     session: ReadSession,
+    storage: StorageDependency,
     limit: Limit = 100,
     cursor: Cursor = None,
     labelled: Annotated[bool | None, Query(description="Only with, or only without label.")] = None,
@@ -50,15 +57,19 @@ def list_items(
         cursor=cursor,
     )
     labels = labels_of(session, rows)
-    items = [_item_answer(row, labels.get(row.key)) for row in rows]
+    lost = lost_files(session, storage, rows)
+    items = [_item_answer(row, labels.get(row.key), lost) for row in rows]
     return Page(items=items, next_cursor=following)
 
 
 @router.get("/items/{item_id}", summary="Look at a frame")
-def read_item(dataset_id: str, item_id: str, session: ReadSession) -> ItemResource:
+def read_item(
+    dataset_id: str, item_id: str, session: ReadSession, storage: StorageDependency
+) -> ItemResource:
     """Return a frame and its label."""
     item = get_item(session, dataset_id, item_id)
-    return _item_answer(item, find_label(session, dataset_id, item.key))
+    label = find_label(session, dataset_id, item.key)
+    return _item_answer(item, label, lost_files(session, storage, [item]))
 
 
 @router.get(
@@ -155,11 +166,17 @@ def remove_label(dataset_id: str, label_id: str, session: WriteSession) -> None:
     session.delete(label)
 
 
-def _item_answer(item: Item, label: Label | None) -> ItemResource:
+def _item_answer(item: Item, label: Label | None, lost: set[str]) -> ItemResource:
     columns: dict[str, Any] = {
-        name: getattr(item, name) for name in ItemResource.model_fields if name != "label"
+        name: getattr(item, name)
+        for name in ItemResource.model_fields
+        if name not in {"label", "is_stored"}
     }
-    return ItemResource(**columns, label=None if label is None else _label_answer(label))
+    return ItemResource(
+        **columns,
+        is_stored=item.sha256 not in lost,
+        label=None if label is None else _label_answer(label),
+    )
 
 
 def _label_answer(label: Label) -> LabelResource:

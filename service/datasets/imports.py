@@ -26,6 +26,7 @@ from service.datasets.archive_layout import (
     frames_first,
     members,
 )
+from service.datasets.kept_blobs import RESTORED_NOTES
 from service.datasets.repository import get_dataset
 from service.datasets.resources import ImportResource
 from service.datasets.uploads import IncomingFile, Uploads
@@ -221,9 +222,10 @@ class _Progress:
     def add(self, outcome: FileOutcome) -> None:
         if outcome.outcome == "rejected":
             self.outcomes.append(asdict(outcome))
-        # A frame's own notes are in its item; those of a file of many frames are nowhere else.
-        if outcome.item is None and self.layout is not None:
-            found = [f"{outcome.file}: {note}" for note in outcome.notes]
+        # A frame's own notes are in its item; others are nowhere else.
+        elsewhere = [n for n in outcome.notes if outcome.item is None or n in RESTORED_NOTES]
+        if elsewhere and self.layout is not None:
+            found = [f"{outcome.file}: {note}" for note in elsewhere]
             self.layout = self.layout | {"notes": _added(self.layout["notes"], found)}
         self.pass_over()
 

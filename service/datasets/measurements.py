@@ -22,6 +22,7 @@ from data import DataError, Item, Manifest, MaskLabels
 from data.health import METHOD, FileProblem, FrameMeasurement, measure_item
 from data.storage import read_verified
 from service.database.engine import session_factory
+from service.database.tables import Item as FrameRow
 from service.database.tables import Measurement, now_utc
 from service.errors import NotReady
 from service.storage import Storage
@@ -36,6 +37,8 @@ _BATCH = 16
 _KEYS_PER_QUERY = 1000
 # These may pass without the file being touched.
 _RETRIED = frozenset({"file_unreadable"})
+# The stored bytes are not those that were uploaded; other errors are the picture's own.
+_LOST = frozenset({"file_changed", "file_unreadable"})
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,35 @@ def look_up(session: Session, storage: Storage, files: Sequence[StoredFile]) -> 
         retried=tuple(retried),
         oldest=min(times, default=None),
     )
+
+
+def lost_files(session: Session, storage: Storage, items: Sequence[FrameRow]) -> set[str]:
+    """Return the digests of frames whose stored file is no longer theirs, as far as is known.
+
+    No file is opened: it is missing, has another size, or was found damaged when it was measured
+    and has not been touched since.
+    """
+    stamps = {item.sha256: _stamp(storage.blob_path(item.sha256)) for item in items}
+    lost = {i.sha256 for i in items if (stamps[i.sha256] or (None,))[0] != i.byte_count}
+    digests = list(stamps)
+    for start in range(0, len(digests), _KEYS_PER_QUERY):
+        keys = digests[start : start + _KEYS_PER_QUERY]
+        measured = session.execute(
+            select(
+                Measurement.sha256,
+                Measurement.byte_count,
+                Measurement.modified_ns,
+                Measurement.error,
+            ).where(Measurement.sha256.in_(keys))
+        )
+        lost |= {
+            row.sha256
+            for row in measured
+            if row.error is not None
+            and row.error["code"] in _LOST
+            and (row.byte_count, row.modified_ns) == stamps[row.sha256]
+        }
+    return lost
 
 
 class FrameMeasurer:

@@ -125,6 +125,7 @@ class ItemResource(_Resource):
                     "bit_depth": 8,
                     "notes": [],
                     "created_at": "2025-03-01T08:31:00Z",
+                    "is_stored": True,
                     "label": None,
                 }
             ]
@@ -141,6 +142,13 @@ class ItemResource(_Resource):
     bit_depth: int
     notes: list[str]
     created_at: datetime
+    is_stored: Annotated[
+        bool,
+        Field(
+            description="False if its file is missing, has another size, or was found damaged by "
+            "a health report; uploading the frame again restores it."
+        ),
+    ]
     label: LabelResource | None
 
 

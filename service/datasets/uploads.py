@@ -19,12 +19,13 @@ from data.coco import LabelledFrame, looks_like_coco, read_coco
 from data.cvat import looks_like_cvat, read_cvat
 from data.errors import DataError, LabelError, LayoutError
 from data.images import decode_image
-from data.label_files import read_label_file
+from data.label_files import LabelFile, read_label_file
 from data.layout import SampleKey, clean_name, is_frame
 from data.recognition import PAIRED_BY_NAME, Layout
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label
 from service.datasets.coco_labels import ManyFramesKind, add_labels
+from service.datasets.kept_blobs import KeptBlobs
 from service.datasets.labels import count_classes, dump_labels, good_label, size_mismatch
 from service.datasets.repository import (
     find_item,
@@ -62,6 +63,7 @@ class _Sample:
     name: str
     key: SampleKey
     raw: bytes
+    blobs: KeptBlobs
     sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,7 +108,7 @@ class Uploads:
         return tuple(outcomes[index] for index in range(len(files)))
 
     def accept(self, file: IncomingFile) -> FileOutcome:
-        """Accept one file or say why not.
+        """Accept one file or say why not; one that is known restores what storage has lost of it.
 
         Side effects: a blob, then a row in a transaction of its own.
 
@@ -115,17 +117,20 @@ class Uploads:
         """
         try:
             sample = self._read(file)
-            if sample.key.kind == "image":
-                outcome = self._accept_image(sample)
-                return self._declare_good(outcome) if sample.key.is_good else outcome
-            if sample.key.kind == "labelme" and looks_like_coco(sample.raw):
-                return self._accept_coco(sample)
-            if sample.key.kind == "voc" and looks_like_cvat(sample.raw):
-                frames = read_cvat(sample.raw, name=sample.name, classes=self._dataset.classes)
-                return self._accept_frames(sample, frames, "cvat")
-            return self._accept_label(sample)
+            return sample.blobs.tell(self._accept(sample))
         except DataError as error:
             return rejected(file.name, error)
+
+    def _accept(self, sample: _Sample) -> FileOutcome:
+        if sample.key.kind == "image":
+            outcome = self._accept_image(sample)
+            return self._declare_good(outcome) if sample.key.is_good else outcome
+        if sample.key.kind == "labelme" and looks_like_coco(sample.raw):
+            return self._accept_coco(sample)
+        if sample.key.kind == "voc" and looks_like_cvat(sample.raw):
+            frames = read_cvat(sample.raw, name=sample.name, classes=self._dataset.classes)
+            return self._accept_frames(sample, frames, "cvat")
+        return self._accept_label(sample)
 
     def _read(self, file: IncomingFile) -> _Sample:
         name = clean_name(file.name)
@@ -143,12 +148,14 @@ class Uploads:
                 where=f"byte {limit}",
                 hint="Compress the picture without loss (PNG), or raise HAIRLINE_MAX_FILE_BYTES.",
             )
-        return _Sample(name, key, raw)
+        return _Sample(name, key, raw, KeptBlobs(self._storage))
 
     def _accept_image(self, sample: _Sample) -> FileOutcome:
         with self._reads() as session:
             settled = _image_conflict(session, self._dataset.id, sample, size=None)
         if settled is not None:
+            if settled.outcome == "known":
+                sample.blobs.keep(sample.raw, sample.sha256)
             return settled
         decoded = decode_image(sample.raw, name=sample.name)
         height, width = decoded.pixels.shape[:2]
@@ -179,20 +186,10 @@ class Uploads:
             settled = _label_conflict(session, self._dataset.id, sample, size=None)
             frame = find_item(session, self._dataset.id, sample.key.key)
         if settled is not None:
+            if settled.outcome == "known":
+                self._keep_known_label(sample)
             return settled
-        assert sample.key.kind != "image"  # `accept` has seen to it.
-        read = read_label_file(
-            sample.raw,
-            name=sample.name,
-            kind=sample.key.kind,
-            classes=self._dataset.classes,
-            file=self._storage.blob_relative(sample.sha256),
-            sha256=sample.sha256,
-            numbered=self._layout.numbered,
-            class_name=sample.key.class_name,
-            keep_mask=self._keep_mask,
-            frame_size=None if frame is None else (frame.width, frame.height),
-        )
+        read = self._read_label(sample, frame)
         label = Label(
             id=new_id("lbl"),
             dataset_id=self._dataset.id,
@@ -221,8 +218,26 @@ class Uploads:
             outcome,
         )
 
-    def _keep_mask(self, raw: bytes) -> str:
-        return self._storage.blob_relative(self._storage.put_stream([raw]).sha256)
+    def _read_label(self, sample: _Sample, frame: Item | None) -> LabelFile:
+        assert sample.key.kind != "image"  # `_accept` has seen to it.
+        return read_label_file(
+            sample.raw,
+            name=sample.name,
+            kind=sample.key.kind,
+            classes=self._dataset.classes,
+            file=self._storage.blob_relative(sample.sha256),
+            sha256=sample.sha256,
+            numbered=self._layout.numbered,
+            class_name=sample.key.class_name,
+            keep_mask=sample.blobs.keep_mask,
+            frame_size=None if frame is None else (frame.width, frame.height),
+        )
+
+    def _keep_known_label(self, sample: _Sample) -> None:
+        sample.blobs.keep(sample.raw, sample.sha256)
+        if sample.key.class_name is not None:
+            # The index mask that was made from it may be what storage has lost.
+            self._read_label(sample, None)
 
     def _declare_good(self, outcome: FileOutcome) -> FileOutcome:
         """Label a frame that its folder declares good, also one that is known already."""
@@ -243,7 +258,7 @@ class Uploads:
             sample.raw,
             name=sample.name,
             classes=self._dataset.classes,
-            keep_mask=self._keep_mask,
+            keep_mask=sample.blobs.keep_mask,
         )
         return self._accept_frames(sample, frames, "coco")
 
@@ -262,7 +277,7 @@ class Uploads:
         with self._writes.begin() as session:
             outcome = add_labels(session, self._dataset, sample.name, frames, kind)
             # Still before the rows are committed, and not for a file that was refused.
-            self._storage.put_stream([sample.raw])
+            sample.blobs.keep(sample.raw, sample.sha256)
             return outcome
 
     def _insert(
@@ -277,7 +292,8 @@ class Uploads:
             settled = conflict(session)
         if settled is not None:
             return settled
-        self._storage.put_stream([sample.raw])
+        sample.blobs.keep(sample.raw, sample.sha256)
+        sample.blobs.expect_missing()
         try:
             with self._writes.begin() as session:
                 settled = conflict(session)

@@ -2,12 +2,16 @@
 
 import io
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 from sqlalchemy import Engine
@@ -17,6 +21,8 @@ from service.database import migrate
 from service.database.engine import open_engine
 from service.settings import Settings
 from service.storage import Storage
+
+_START_S = 30.0
 
 
 class Pictures:
@@ -92,3 +98,20 @@ def engine(settings: Settings) -> Iterator[Engine]:
 def client(settings: Settings) -> Iterator[TestClient]:
     with TestClient(create_app(settings)) as client:
         yield client
+
+
+@pytest.fixture
+def port(settings: Settings) -> Iterator[int]:
+    """The API in a thread, where a real client reaches it."""
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    deadline = time.monotonic() + _START_S
+    while not server.started:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    thread.join()
+    listener.close()

@@ -5,18 +5,15 @@ import socket
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from sqlalchemy import Engine, select, update
 from typer.testing import CliRunner
 
 from benchmarks.data.relay import Relay
 from service.api import imports
-from service.api.app import create_app
 from service.archive_upload import PIECE_BYTES, upload_key
 from service.cli import app
 from service.client import HairlineClient, HairlineError
@@ -27,22 +24,6 @@ from service.settings import Settings
 from service.storage import Storage
 
 PATIENCE_S = 30.0
-
-
-@pytest.fixture
-def port(settings: Settings) -> Iterator[int]:
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None))
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    deadline = time.monotonic() + PATIENCE_S
-    while not server.started:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    yield listener.getsockname()[1]
-    server.should_exit = True
-    thread.join()
-    listener.close()
 
 
 @pytest.fixture

@@ -145,16 +145,25 @@ def _special(kind: bytes) -> BrokenArchive:
 
 
 def _class_masks(
-    pit: Any, code: str, hint: str, where: str, *, member: str = "masks/pit/good.png"
+    pit: Any,
+    code: str,
+    hint: str,
+    where: str,
+    *,
+    member: str = "masks/pit/good.png",
+    pack: Callable[..., bytes] = zipped,
 ) -> BrokenArchive:
     """Return a frame with a good mask of one class, and another mask."""
     files = [_FRAME, ("masks/scratch/good.png", png(index_mask(255))), ("masks/pit/good.png", pit)]
-    return BrokenArchive(_const(zipped(*files)), code, hint, member, where, 1, CLASSES)
+    return BrokenArchive(_const(pack(*files)), code, hint, member, where, 1, CLASSES)
 
 
 BROKEN_ARCHIVES = {
     "class_masks_that_overlap": _class_masks(
         png(index_mask(1)), "mask_overlap", "do not overlap", "pixel (x=40, y=20)"
+    ),
+    "tar_of_class_masks_that_overlap": _class_masks(
+        png(index_mask(1)), "mask_overlap", "do not overlap", "pixel (x=40, y=20)", pack=tarred
     ),
     "class_masks_of_two_sizes": _class_masks(
         png(index_mask(1)[1:]), "label_size_mismatch", "never rescaled", "whole file"

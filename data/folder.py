@@ -3,9 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from data.class_masks import ClassMaskFile
 from data.errors import DataError, LabelError, LayoutError
 from data.headers import ImageHeader, read_header
 from data.images import decode_image
@@ -14,6 +16,7 @@ from data.label_files import (
     UNDECLARED_MASK_CLASS,
     LabelFile,
     LabelKind,
+    read_class_masks,
     read_label_file,
 )
 from data.labels import GoodFrame, Labels, check_labels_fit, named_classes
@@ -94,6 +97,15 @@ class _Reading:
             limits=self.limits,
         )
 
+    def read_class_masks(self, labels: Sequence[_Label]) -> LabelFile:
+        """Return what a frame's masks of one class each say together."""
+        files = [
+            ClassMaskFile(label.name, label.class_name, partial(_read, self.folder, label.name))
+            for label in labels
+            if label.class_name is not None
+        ]
+        return read_class_masks(files, self.classes or (), self.store_mask, self.limits)
+
 
 @dataclass
 class _Files:
@@ -127,18 +139,19 @@ def import_folder(
         layout: None recognizes it.
         root: What items' paths are relative to; ``folder`` if None.
         store_mask: Keeps an index mask that had to be made of another and returns its path relative
-            to ``root``; without it MVTec's masks are problems (``mask_store_needed``).
+            to ``root``; without it MVTec's masks, and those of one class each, are problems
+            (``mask_store_needed``).
         limits: Bounds on a picture's size.
 
     Raises:
         LayoutError: The folder is missing, outside ``root`` or holds no picture at all, or it
-            mixes masks with other label files, or holds YOLO files, without naming the classes; or
-            its layout is ambiguous or not the one that is named.
-        LabelError: Its ``data.yaml`` is wrong or names other classes.
+            mixes masks with other label files, or holds YOLO files or masks of one class each,
+            without naming the classes; or its layout is ambiguous or not the one that is named.
+        LabelError: Its ``data.yaml`` or a mask's name is wrong or names other classes.
     """
     root = folder if root is None else root
     prefix = _prefix(folder, root)
-    recognized = _recognize(folder, layout)
+    recognized = _recognize(folder, layout, classes)
     check_classes(recognized, classes)
     files = _sort_files(folder, recognized)
     found = tuple(classes or recognized.fixed_classes or _find_classes(folder, files))
@@ -201,10 +214,10 @@ def _walk(folder: Path) -> Iterator[str]:
             yield name
 
 
-def _recognize(folder: Path, named: LayoutName | None) -> Layout:
+def _recognize(folder: Path, named: LayoutName | None, declared: Sequence[str] | None) -> Layout:
     names = list(_walk(folder))
     contents = {name: _read(folder, name) for name in files_to_look_into(names)}
-    return recognize_layout(names, contents, named=named, file=str(folder))
+    return recognize_layout(names, contents, named=named, declared=declared, file=str(folder))
 
 
 def _sort_files(folder: Path, layout: Layout) -> _Files:
@@ -292,7 +305,7 @@ class _SampleReader:
     def read(self, key: str, names: Sequence[str], labels: Sequence[_Label]) -> Item | None:
         """Return the sample, or None if it is to be left out."""
         name = names[0]
-        if len(names) > 1 or len(labels) > 1:
+        if len(names) > 1 or any(label.class_name is None for label in labels[1:]):
             _refuse_ambiguity(names, [label.name for label in labels])
         if not labels and key not in self._good and self._unlabelled == "exclude":
             self.excluded.append(name)
@@ -330,7 +343,10 @@ class _SampleReader:
             if self._unlabelled == "good" or key in self._good:
                 return GoodFrame()
             raise missing_label(image)
-        read = self._reading.read(labels[0], (header.width, header.height))
+        if labels[0].class_name is None:
+            read = self._reading.read(labels[0], (header.width, header.height))
+        else:
+            read = self._reading.read_class_masks(labels)
         check_labels_fit((read.width, read.height), header, labels[0].name)
         return read.labels
 

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from data.class_masks import ClassMaskFile, merge_class_masks
 from data.coco import looks_like_coco
 from data.cvat import looks_like_cvat
 from data.deeppcb import read_deeppcb
@@ -20,7 +21,7 @@ from data.labels import (
     unknown_class,
 )
 from data.limits import DEFAULT_LIMITS, PixelLimits
-from data.masks import KeepMask, encode_mask, read_class_mask, read_mask
+from data.masks import KeepMask, encode_mask, read_mask
 from data.storage import sha256_hex
 from data.voc import read_voc
 from data.yolo import read_yolo
@@ -95,7 +96,8 @@ def read_label_file(
     if kind == "deeppcb":
         return _read_deeppcb(raw, name, classes, frame_size)
     if class_name is not None:
-        return _read_class_mask(raw, name, class_name, classes, keep_mask, limits)
+        alone = ClassMaskFile(name, class_name, lambda: raw)
+        return read_class_masks([alone], classes, keep_mask, limits)
     mask = _read_mask(raw, name, classes, limits)
     return LabelFile(mask.shape[1], mask.shape[0], labels_from_mask(mask, file=file, sha256=sha256))
 
@@ -148,27 +150,40 @@ def _required(frame_size: tuple[int, int] | None, name: str) -> tuple[int, int]:
     return frame_size
 
 
-def _read_class_mask(
-    raw: bytes,
-    name: str,
-    class_name: str,
+def read_class_masks(
+    files: Sequence[ClassMaskFile],
     classes: Sequence[str] | None,
     keep_mask: KeepMask | None,
-    limits: PixelLimits,
+    limits: PixelLimits = DEFAULT_LIMITS,
 ) -> LabelFile:
-    if classes is None or class_name not in classes:
-        raise unknown_class(class_name, classes or ["(none declared)"], file=name)
+    """Read a frame's masks, each of one class, as one index mask that is kept.
+
+    Args:
+        files: At least one.
+        classes: Declared classes.
+        keep_mask: Keeps the index mask that is made.
+        limits: Bounds on a mask's size.
+
+    Raises:
+        LayoutError: Two files are of one class.
+        LabelError: See `merge_class_masks`; a class is not declared (``unknown_class``), or
+            ``keep_mask`` is None (``mask_store_needed``).
+        ImageError: A mask that can't be decoded.
+    """
+    for mask in files:
+        if mask.class_name not in (classes or ()):
+            raise unknown_class(mask.class_name, classes or ["(none declared)"], file=mask.name)
     if keep_mask is None:
         raise LabelError(
             "mask_store_needed",
             "The mask marks one class and must be kept as an index mask, and no place is given.",
-            file=name,
+            file=files[0].name,
             hint="Pass store_mask, or import the archive into the service.",
         )
-    mask = read_class_mask(raw, name=name, class_name=class_name, classes=classes, limits=limits)
-    made = encode_mask(mask)
-    file, sha256 = keep_mask(made), sha256_hex(made)
-    return LabelFile(mask.shape[1], mask.shape[0], labels_from_mask(mask, file=file, sha256=sha256))
+    merged = merge_class_masks(files, classes=classes or (), limits=limits)
+    made = encode_mask(merged)
+    labels = labels_from_mask(merged, file=keep_mask(made), sha256=sha256_hex(made))
+    return LabelFile(merged.shape[1], merged.shape[0], labels)
 
 
 def _read_mask(

@@ -1,6 +1,7 @@
 """Which files belong together: names decide, never a file's place in an upload."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -39,7 +40,8 @@ class SampleKey:
     Attributes:
         kind: A picture, its index mask, or its annotation file.
         key: Equal for a picture and its label.
-        class_name: Of a mask whose every marked pixel is of one class, which its folder names.
+        class_name: Of a mask whose every marked pixel is of one class, which its folder or its own
+            name says.
         is_good: Whether a picture's folder declares it free of defects.
     """
 
@@ -109,16 +111,26 @@ def is_yolo_list(path: str) -> bool:
     return False
 
 
+def label_folder_index(folders: Sequence[str]) -> int | None:
+    """Return which folder only says that labels lie in it, the nearest to the file."""
+    return _nearest(folders, _LABEL_FOLDERS)
+
+
 def _drop_label_folder(folders: list[str]) -> list[str]:
     dropped = _drop_nearest(folders, _LABEL_FOLDERS)
     return dropped if len(dropped) < len(folders) else _drop_nearest(folders, _IMAGE_FOLDERS)
 
 
 def _drop_nearest(folders: list[str], names: frozenset[str]) -> list[str]:
+    index = _nearest(folders, names)
+    return folders if index is None else folders[:index] + folders[index + 1 :]
+
+
+def _nearest(folders: Sequence[str], names: frozenset[str]) -> int | None:
     for index in range(len(folders) - 1, -1, -1):
         if folders[index].lower() in names:
-            return folders[:index] + folders[index + 1 :]
-    return folders
+            return index
+    return None
 
 
 def _join(folders: list[str], stem: str) -> str:

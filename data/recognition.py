@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from data.class_masks import ClassMasks
 from data.coco import looks_like_coco
 from data.cvat import looks_like_cvat
 from data.deeppcb import DEEPPCB_CLASSES, deeppcb_sample, is_deeppcb_template
@@ -17,7 +18,9 @@ from data.layout import SampleKey, is_yolo_list, sample_key
 from data.mvtec import mvtec_sample
 from data.yolo_classes import is_yolo_class_file, read_yolo_classes
 
-LayoutName = Literal["coco", "cvat", "voc", "yolo", "labelme", "masks", "mvtec", "deeppcb"]
+LayoutName = Literal[
+    "coco", "cvat", "voc", "yolo", "labelme", "masks", "class_masks", "mvtec", "deeppcb"
+]
 LAYOUT_NAMES: tuple[LayoutName, ...] = get_args(LayoutName)
 
 # A file of many frames' labels is one of a few; where there are more, each belongs to one frame.
@@ -38,6 +41,7 @@ _DESCRIPTIONS: dict[LayoutName, str] = {
     "yolo": ".txt in a label folder",
     "labelme": ".json of one frame each",
     "masks": "mask pictures",
+    "class_masks": "mask pictures of one class each",
     "mvtec": "masks under ground_truth, beside good frames under train/good",
     "deeppcb": ".txt in _not folders, each with its _test picture",
 }
@@ -62,6 +66,7 @@ class Layout:
             defect folders.
         class_file: That ``data.yaml``.
         many_frames: Files that hold the labels of many frames.
+        class_masks: Which files are masks of one class, in the layout of that name.
         notes: What was left out.
     """
 
@@ -71,6 +76,7 @@ class Layout:
     classes: tuple[str, ...] | None = None
     class_file: str | None = None
     many_frames: tuple[str, ...] = ()
+    class_masks: ClassMasks | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -94,6 +100,8 @@ class Layout:
         """
         if self.name is not None and self.name in _OWN_SAMPLES:
             return _OWN_SAMPLES[self.name](name)
+        if self.class_masks is not None:
+            return self.class_masks.sample(name)
         if is_yolo_list(name) or (self.classes is not None and is_yolo_class_file(name)):
             return None
         found = sample_key(name)
@@ -137,6 +145,7 @@ def recognize_layout(
     contents: Mapping[str, bytes],
     *,
     named: LayoutName | None = None,
+    declared: Sequence[str] | None = None,
     file: str | None = None,
 ) -> Layout:
     """Tell a layout by its files, or take the one that the caller names.
@@ -145,17 +154,24 @@ def recognize_layout(
         names: Every file, as `clean_name` returns them.
         contents: Of `files_to_look_into`, as far as they could be read.
         named: The caller's word; None recognizes.
+        declared: The data set's classes, by which masks of one class are told.
         file: The folder or archive, for errors.
 
     Raises:
         LayoutError: ``layout_ambiguous``: two formats may label the same frames.
             ``layout_mismatch``: the named layout's files are not there.
-        LabelError: A ``data.yaml`` is wrong, or two contradict each other.
+            ``classes_needed``: there is a mask a class, and none is declared.
+        LabelError: A ``data.yaml`` is wrong, or two contradict each other; a mask is of a class
+            that is not declared.
     """
     many = tuple(sorted(name for name, raw in contents.items() if _is_of_many_frames(name, raw)))
     own = {form: _labels_of(sample, names) for form, sample in _OWN_SAMPLES.items()}
     if not any(_is_trained_on(name) for name in names):
         own["mvtec"] = []
+    frames = frozenset(found.key for found in _samples(names).values() if found.kind == "image")
+    class_masks = ClassMasks(frames, tuple(declared or ()), is_named=named == "class_masks")
+    may_be = class_masks.is_named or (named is None and not own["mvtec"])
+    own["class_masks"] = class_masks.files(names) if may_be else []
     # A mask of ground_truth/<defect> would pair with test/<defect> in no other layout.
     claimed = set().union(*own.values())
     labels, labelled = _count([name for name in names if name not in claimed], many)
@@ -168,6 +184,8 @@ def recognize_layout(
     name = _choose(named, evidence, labelled, file)
     is_yolo = name == "yolo" or (name is None and "yolo" in evidence)
     defects = _defect_folders(names) if name == "mvtec" else None
+    if name == "class_masks":
+        class_masks.check(names, file)
     layout = Layout(
         name,
         evidence[name] if name else " and ".join(evidence.values()) or "pictures only",
@@ -175,6 +193,7 @@ def recognize_layout(
         classes=yolo_classes(class_files, contents) if is_yolo else defects,
         class_file=class_files[0] if class_files and is_yolo else None,
         many_frames=many,
+        class_masks=class_masks if name == "class_masks" else None,
     )
     return replace(layout, notes=_notes(layout, names))
 
@@ -325,6 +344,11 @@ def _notes(layout: Layout, names: Sequence[str]) -> tuple[str, ...]:
     if layout.name == "mvtec":
         notes.append("each mask is kept as an index mask, its folder's class marked")
         notes.append("frames in folders called good are declared good")
+    if layout.name == "class_masks":
+        notes.append(
+            "the masks of a frame, one a class, are merged into an index mask; a class without a "
+            "file is not marked"
+        )
     left_out = [name for name in names if layout.leaves_out(name) and name != layout.class_file]
     templates = [name for name in left_out if is_deeppcb_template(name)]
     if layout.name == "deeppcb" and templates:

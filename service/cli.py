@@ -83,7 +83,7 @@ def upload(
         str | None,
         typer.Option(
             help="How an archive's files belong together, if it can't be recognized: coco, cvat, "
-            "voc, yolo, labelme, masks, mvtec or deeppcb."
+            "voc, yolo, labelme, masks, class_masks (a mask file a class), mvtec or deeppcb."
         ),
     ] = None,
     url: Url = _DEFAULT_URL,

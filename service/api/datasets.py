@@ -16,9 +16,10 @@ from service.api.dependencies import ReadSession, SettingsDependency, WriteSessi
 from service.api.idempotency import IdempotencyKey, create_once
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import Dataset
+from service.datasets.incoming import IncomingFile
 from service.datasets.repository import counts_of, create_dataset, get_dataset
 from service.datasets.resources import DatasetResource, Obstacle, UploadResource
-from service.datasets.uploads import IncomingFile, Uploads
+from service.datasets.uploads import Uploads
 from service.errors import FilesRejected, InvalidRequest, PayloadTooLarge
 
 router = APIRouter(prefix="/datasets", tags=["data sets"])

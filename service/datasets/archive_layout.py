@@ -53,7 +53,7 @@ def archive_layout(
     """
     names = [member.name for member in members(path) if member.problem is None]
     contents = _read(path, set(files_to_look_into(names)), max_file_bytes)
-    layout = recognize_layout(names, contents, named=named, file=ARCHIVE_NAME)
+    layout = recognize_layout(names, contents, named=named, declared=declared, file=ARCHIVE_NAME)
     check_classes(layout, declared)
     if layout.name == "mvtec" and declared is None:
         # An index mask keeps numbers, and nothing else could say what they stand for.

@@ -26,10 +26,12 @@ from service.datasets.archive_layout import (
     frames_first,
     members,
 )
+from service.datasets.class_masks import ClassMaskSpool
+from service.datasets.incoming import IncomingFile
 from service.datasets.kept_blobs import RESTORED_NOTES
 from service.datasets.repository import get_dataset
 from service.datasets.resources import ImportResource
-from service.datasets.uploads import IncomingFile, Uploads
+from service.datasets.uploads import Uploads
 from service.errors import FileOutcome, InvalidRequest, NotFound, PayloadTooLarge, ServiceError
 from service.ids import new_id
 from service.partial_uploads import import_ids_under_way
@@ -142,7 +144,8 @@ def run_import(engine: Engine, storage: Storage, settings: Settings, import_id: 
     try:
         layout = _recognize(progress, path, settings)
         uploads = Uploads(engine, storage, settings, progress.dataset_id, layout)
-        _run(progress, uploads, layout, path)
+        with ClassMaskSpool(storage, settings, layout) as masks:
+            _run(progress, uploads, layout, masks, path)
     except (DataError, ServiceError) as error:
         logger.warning("%s: %s", import_id, error)
         progress.end("failed", _failure(error, path))
@@ -281,14 +284,27 @@ def _recognize(progress: _Progress, path: Path, settings: Settings) -> Layout:
     return layout
 
 
-def _run(progress: _Progress, uploads: Uploads, layout: Layout, path: Path) -> None:
-    for index, member in enumerate(frames_first(path, layout)):
-        if index < progress.done:
+def _run(
+    progress: _Progress, uploads: Uploads, layout: Layout, masks: ClassMaskSpool, path: Path
+) -> None:
+    position = 0
+    for member in frames_first(path, layout):
+        if masks.take(member):
+            continue
+        position += 1
+        if position <= progress.done:
             continue
         if layout.leaves_out(member.name):
             progress.pass_over()
         else:
             progress.add(uploads.accept(IncomingFile(member.name, member.open)))
+    for frame in masks.frames():
+        # A run that was killed may have counted some of a frame's files.
+        counted = max(progress.done - position, 0)
+        if counted < len(frame.files):
+            for outcome in masks.accept(uploads, frame)[counted:]:
+                progress.add(outcome)
+        position += len(frame.files)
     progress.end("succeeded_with_problems" if progress.outcomes else "succeeded")
 
 

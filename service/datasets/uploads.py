@@ -9,22 +9,24 @@ told had it come a second later.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from functools import partial
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from data.class_masks import refuse_single_mask
 from data.coco import LabelledFrame, looks_like_coco, read_coco
 from data.cvat import looks_like_cvat, read_cvat
 from data.errors import DataError, LabelError, LayoutError
 from data.images import decode_image
 from data.label_files import LabelFile, read_label_file
-from data.layout import SampleKey, clean_name, is_frame
+from data.layout import SampleKey, clean_name
 from data.recognition import PAIRED_BY_NAME, Layout
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label
 from service.datasets.coco_labels import ManyFramesKind, add_labels
+from service.datasets.incoming import IncomingFile, read_limited, upload_order
 from service.datasets.kept_blobs import KeptBlobs
 from service.datasets.labels import count_classes, dump_labels, good_label, size_mismatch
 from service.datasets.repository import (
@@ -41,19 +43,6 @@ from service.storage import Storage
 
 # A name that is refused for its length is not repeated whole in the answer.
 _NAME_CHARACTERS_SHOWN = 300
-
-
-@dataclass(frozen=True)
-class IncomingFile:
-    """A file on its way in.
-
-    Attributes:
-        name: As the sender named it, folders included.
-        open: Opens the content for one reading.
-    """
-
-    name: str
-    open: Callable[[], IO[bytes]]
 
 
 @dataclass(frozen=True)
@@ -132,22 +121,25 @@ class Uploads:
             return self._accept_frames(sample, frames, "cvat")
         return self._accept_label(sample)
 
+    def accept_mask(self, name: str, key: str, raw: bytes) -> FileOutcome:
+        """Accept an index mask that was made of a frame's files, as `accept` does.
+
+        Args:
+            name: What the answers call it.
+            key: Of its frame.
+            raw: A PNG file.
+        """
+        try:
+            sample = _Sample(name, SampleKey("mask", key), raw, KeptBlobs(self._storage))
+            return self._accept_label(sample)
+        except DataError as error:
+            return rejected(name, error)
+
     def _read(self, file: IncomingFile) -> _Sample:
         name = clean_name(file.name)
         key = self._layout.sample(name)
         assert key is not None  # The caller has seen to it.
-        limit = self._settings.max_file_bytes
-        with file.open() as stream:
-            # What an archive announces as a member's size may be a lie, so it is read to the limit.
-            raw = stream.read(limit + 1)
-        if len(raw) > limit:
-            raise LayoutError(
-                "file_too_large",
-                f"The file has more than {limit} bytes.",
-                file=name,
-                where=f"byte {limit}",
-                hint="Compress the picture without loss (PNG), or raise HAIRLINE_MAX_FILE_BYTES.",
-            )
+        raw = read_limited(file, self._settings.max_file_bytes)
         return _Sample(name, key, raw, KeptBlobs(self._storage))
 
     def _accept_image(self, sample: _Sample) -> FileOutcome:
@@ -185,6 +177,8 @@ class Uploads:
         with self._reads() as session:
             settled = _label_conflict(session, self._dataset.id, sample, size=None)
             frame = find_item(session, self._dataset.id, sample.key.key)
+            if settled is None and frame is None:
+                self._refuse_single_mask(session, sample)
         if settled is not None:
             if settled.outcome == "known":
                 self._keep_known_label(sample)
@@ -238,6 +232,12 @@ class Uploads:
         if sample.key.class_name is not None:
             # The index mask that was made from it may be what storage has lost.
             self._read_label(sample, None)
+
+    def _refuse_single_mask(self, session: Session, sample: _Sample) -> None:
+        if sample.key.kind == "mask" and self._layout.name in (None, "masks"):
+            known = partial(find_item, session, self._dataset.id)
+            classes = self._dataset.classes or ()
+            refuse_single_mask(sample.name, classes, lambda key: known(key) is not None)
 
     def _declare_good(self, outcome: FileOutcome) -> FileOutcome:
         """Label a frame that its folder declares good, also one that is known already."""
@@ -376,11 +376,6 @@ def _labelled_already(label: Label) -> LayoutError:
         f"The frame has another label already ({label.name}).",
         hint=f"Delete the older label first: DELETE /datasets/{label.dataset_id}/labels/{label.id}",
     )
-
-
-def upload_order(names: Sequence[str]) -> list[int]:
-    """Return the indices of the names, frames first, so that labels find them."""
-    return sorted(range(len(names)), key=lambda index: not is_frame(names[index]))
 
 
 def rejected(name: str, error: DataError) -> FileOutcome:

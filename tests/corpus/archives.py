@@ -7,11 +7,12 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from backports import zstd
 
-from tests.corpus.entries import MONO, BrokenArchive, png
+from tests.corpus.entries import CLASSES, MONO, BrokenArchive, index_mask, png
 
 GOOD = png(MONO)
 _PACK, _AGAIN, _SPLIT = "Pack the folder", "Pack or upload", "Split it"
@@ -153,7 +154,43 @@ def _special(kind: bytes) -> BrokenArchive:
     return _member(build, "bad.png", "member_not_a_file", "files themselves")
 
 
+def _class_masks(
+    pit: Any,
+    code: str,
+    hint: str,
+    where: str,
+    *,
+    member: str = "masks/pit/good.png",
+    pack: Callable[..., bytes] = zipped,
+) -> BrokenArchive:
+    """Return a frame with a good mask of one class, and another mask."""
+    files = [_FRAME, ("masks/scratch/good.png", png(index_mask(255))), ("masks/pit/good.png", pit)]
+    return BrokenArchive(_const(pack(*files)), code, hint, member, where, 1, CLASSES)
+
+
 BROKEN_ARCHIVES = {
+    "class_masks_that_overlap": _class_masks(
+        png(index_mask(1)), "mask_overlap", "do not overlap", "pixel (x=40, y=20)"
+    ),
+    "tar_of_class_masks_that_overlap": _class_masks(
+        png(index_mask(1)), "mask_overlap", "do not overlap", "pixel (x=40, y=20)", pack=tarred
+    ),
+    "class_masks_of_two_sizes": _class_masks(
+        png(index_mask(1)[1:]), "label_size_mismatch", "never rescaled", "whole file"
+    ),
+    "class_mask_of_index_values": _class_masks(
+        png(index_mask(2)), "mask_value", "0 and 255", "pixel (x=40, y=20)"
+    ),
+    "class_mask_cut_off": _class_masks(
+        png(index_mask(1))[:-20], "image_damaged", "again", f"byte {len(png(index_mask(1))) - 20}"
+    ),
+    "class_mask_beside_a_refused_one": _class_masks(
+        png(index_mask(2)),
+        "mask_part_refused",
+        "Correct that one",
+        "whole file",
+        member="masks/scratch/good.png",
+    ),
     "empty_body": _whole(b"", "archive_empty", "Send the archive"),
     "zip_of_nothing": _whole(zipped(), "archive_empty", _PACK),
     "tar_of_nothing": _whole(tarred(), "archive_empty", _PACK),

@@ -55,6 +55,7 @@ class BrokenArchive:
         member: The member that is at fault; None refuses the archive as a whole.
         where: The place that the error names.
         kept: How many frames the data set has afterwards.
+        classes: What the data set declares.
     """
 
     build: Callable[[], bytes]
@@ -63,6 +64,7 @@ class BrokenArchive:
     member: str | None = None
     where: str = "whole file"
     kept: int = 0
+    classes: tuple[str, ...] | None = None
 
 
 def pillow(pixels: Any, kind: str, mode: str | None = None, **options: Any) -> bytes:

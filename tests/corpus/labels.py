@@ -218,5 +218,13 @@ BROKEN_LABELS = {
         f"byte {_MASK.index(b'IDAT') - 4}",
         "Copy it again",
     ),
+    "mask_of_one_class_alone": BrokenFile(
+        "masks/pit/a.png",
+        _MASK,
+        "mask_of_one_class",
+        "file name",
+        "layout class_masks",
+        frame="images/a.png",
+    ),
     "mask_that_is_text": _mask(b"0 0 0 1", "image_unknown_format", "whole file", "picture itself"),
 }

@@ -3,10 +3,13 @@ import json
 import zipfile
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
+from service.database.engine import session_factory
+from service.database.tables import Import
 from service.datasets.imports import run_import
 from service.settings import Settings
 from service.storage import Storage
@@ -227,3 +230,112 @@ def test_a_cvat_archive_labels_its_frames_and_points_at_a_wrong_line(
     (rejected,) = ended["rejected"]
     assert (rejected["code"], rejected["where"]) == ("label_size_mismatch", "line 3")
     assert [item["label"] for item in importer.items()] == [None, None]
+
+
+CLASS_MASKS = ["scratch", "pit"]
+
+
+@pytest.fixture
+def class_masks(pictures: Any) -> dict[str, bytes]:
+    low = np.zeros((64, 96), np.uint8)
+    low[40:44, 5:9] = 1
+    return {
+        "masks/pit/a.png": pictures.mask(),
+        "masks/pit/lot/b.png": pictures.mask(),
+        "masks/scratch/a.png": pictures.encode(low),
+        "images/a.png": pictures.frame(0),
+        "images/lot/b.png": pictures.frame(1),
+        "images/c.png": pictures.frame(2),
+    }
+
+
+def test_an_archive_with_a_mask_a_class_labels_each_frame_once(
+    importer: Importer, class_masks: dict[str, bytes]
+) -> None:
+    ended = importer.run(class_masks, classes=CLASS_MASKS)
+    assert (ended["status"], ended["done"], ended["total"]) == ("succeeded", 6, 6)
+    assert ended["layout"]["name"] == "class_masks"
+    assert any("merged into an index mask" in note for note in ended["layout"]["notes"])
+    found = {item["name"]: item["label"] and item["label"]["classes"] for item in importer.items()}
+    assert found == {
+        "images/a.png": {"pit": 1, "scratch": 1},
+        "images/lot/b.png": {"pit": 1},
+        "images/c.png": None,
+    }
+
+
+def test_a_merged_label_is_known_the_second_time_and_gone_once_deleted(
+    importer: Importer, class_masks: dict[str, bytes], pictures: Any
+) -> None:
+    importer.run(class_masks, classes=CLASS_MASKS)
+    path = f"/datasets/{importer.dataset}"
+    for files, status in (
+        (class_masks, "succeeded"),
+        (
+            class_masks | {"masks/scratch/a.png": pictures.encode(np.zeros((64, 96), np.uint8))},
+            "succeeded_with_problems",
+        ),
+    ):
+        answer = importer.client.put(f"{path}/archive", content=pack(files))
+        importer.finish(answer.json()["import"]["id"])
+        ended = importer.client.get(answer.headers["Location"]).json()
+        assert ended["status"] == status, ended
+    assert [(file["file"], file["code"]) for file in ended["rejected"]] == [
+        ("masks/pit/a.png", "duplicate_name"),
+        ("masks/scratch/a.png", "duplicate_name"),
+    ]
+    label = next(item["label"] for item in importer.items() if item["name"] == "images/a.png")
+    assert importer.client.delete(f"{path}/labels/{label['id']}").status_code == 204
+    answer = importer.client.put(f"{path}/archive", content=pack(files))
+    importer.finish(answer.json()["import"]["id"])
+    labels = {item["name"]: item["label"] for item in importer.items()}
+    assert labels["images/a.png"]["classes"] == {"pit": 1}
+
+
+@pytest.mark.parametrize("done", range(7))
+def test_an_import_killed_anywhere_among_masks_goes_on_and_counts_each_file_once(
+    importer: Importer, class_masks: dict[str, bytes], engine: Engine, done: int
+) -> None:
+    importer.run(class_masks, classes=CLASS_MASKS)
+    before = importer.items()
+    answer = importer.client.put(f"/datasets/{importer.dataset}/archive", content=pack(class_masks))
+    import_id = answer.json()["import"]["id"]
+    with session_factory(engine).begin() as session:
+        session.execute(update(Import).where(Import.id == import_id).values(done=done))
+    importer.finish(import_id)
+    ended = importer.client.get(answer.headers["Location"]).json()
+    assert (ended["status"], ended["done"]) == ("succeeded", 6)
+    assert importer.items() == before
+
+
+@pytest.mark.parametrize(
+    ("classes", "layout", "code", "file"),
+    [
+        (["scratch"], None, "unknown_class", "masks/pit"),
+        (None, None, "classes_needed", "archive"),
+        (None, "class_masks", "classes_needed", "archive"),
+    ],
+)
+def test_masks_of_undeclared_classes_fail_the_import_before_anything_is_taken_in(
+    importer: Importer,
+    class_masks: dict[str, bytes],
+    classes: Any,
+    layout: str | None,
+    code: str,
+    file: str,
+) -> None:
+    ended = importer.run(class_masks, classes=classes, layout=layout)
+    assert (ended["status"], ended["error"]["code"]) == ("failed", code)
+    assert ended["error"]["file"] == file
+    assert importer.items() == []
+
+
+def test_a_merged_mask_of_another_size_than_its_frame_is_refused_by_the_names_of_its_files(
+    importer: Importer, class_masks: dict[str, bytes], pictures: Any
+) -> None:
+    frame = {"images/a.png": pictures.frame(0, width=97)}
+    ended = importer.run(class_masks | frame, classes=CLASS_MASKS)
+    assert [(file["file"], file["code"]) for file in ended["rejected"]] == [
+        ("masks/pit/a.png", "label_size_mismatch"),
+        ("masks/scratch/a.png", "label_size_mismatch"),
+    ]

@@ -12,8 +12,9 @@ from sqlalchemy import Engine, func, select
 from data.errors import LayoutError
 from service.database.engine import session_factory
 from service.database.tables import Item, Label
+from service.datasets.incoming import IncomingFile, upload_order
 from service.datasets.repository import create_dataset
-from service.datasets.uploads import IncomingFile, Uploads, rejected, upload_order
+from service.datasets.uploads import Uploads, rejected
 from service.settings import Settings
 from service.storage import Storage
 
@@ -285,7 +286,8 @@ import io, os, signal, sys
 from pathlib import Path
 from sqlalchemy import event
 from service.database.engine import open_engine
-from service.datasets.uploads import IncomingFile, Uploads
+from service.datasets.incoming import IncomingFile
+from service.datasets.uploads import Uploads
 from service.settings import Settings
 from service.storage import Storage
 

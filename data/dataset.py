@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from data.augmentation import Augmentation, AugmentationSpec, CropSpec
+from data.bayer import BayerPattern, decode_frame
 from data.errors import DataError, ImageError
-from data.images import Pixels, decode_image
+from data.images import Pixels
 from data.items import Item, SplitName
 from data.labels import rasterize
 from data.limits import PixelLimits
@@ -74,6 +75,7 @@ class FrameDataset(Dataset[Frame]):
         self.items: tuple[Item, ...] = manifest.subset(split).items
         self.classes = manifest.classes
         self.channels = 1 if all(item.channels == 1 for item in manifest.items) else 3
+        self._bayer = manifest.bayer
         self._root = root
         self._seed = seed
         self._crop = crop
@@ -130,7 +132,9 @@ class FrameDataset(Dataset[Frame]):
     def _load(self, index: int) -> tuple[Pixels, NDArray[np.uint8]]:
         if index in self._cache:
             return self._cache[index]
-        loaded = load_frame(self.items[index], self._root, self.classes, self.channels)
+        loaded = load_frame(
+            self.items[index], self._root, self.classes, self.channels, bayer=self._bayer
+        )
         for array in loaded:
             array.flags.writeable = False
         if len(self._cache) < self._cache_frames:
@@ -139,7 +143,12 @@ class FrameDataset(Dataset[Frame]):
 
 
 def load_frame(
-    item: Item, root: Path, classes: tuple[str, ...], channels: int
+    item: Item,
+    root: Path,
+    classes: tuple[str, ...],
+    channels: int,
+    *,
+    bayer: BayerPattern | None,
 ) -> tuple[Pixels, NDArray[np.uint8]]:
     """Read one frame and its labels from storage.
 
@@ -148,6 +157,7 @@ def load_frame(
         root: Storage root.
         classes: Order of the mask's planes.
         channels: 1 or 3; a mono frame is replicated to 3.
+        bayer: The manifest's; such a frame is demosaiced.
 
     Returns:
         Pixels (H, W, C) uint8 or uint16 and mask (H, W, K) uint8 of 0 and 1.
@@ -159,7 +169,7 @@ def load_frame(
     # The limits were the import's to check; the digest says that this is the same file.
     size = PixelLimits(item.width * item.height, max(item.width, item.height), 1)
     try:
-        pixels = decode_image(raw, name=item.file, limits=size).pixels
+        pixels = decode_frame(raw, name=item.file, bayer=bayer, limits=size).pixels
     except DataError as error:
         raise error.renamed(item.name) from error
     if pixels.shape[:2] != (item.height, item.width):

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from data.bayer import BayerPattern, decode_frame
 from data.errors import DataError, LabelError, LayoutError
 from data.headers import ImageHeader, read_header
-from data.images import decode_image
 from data.items import Item
 from data.label_files import UNDECLARED_MASK_CLASS, LabelFile, LabelKind, read_label_file
 from data.labels import GoodFrame, Labels, check_labels_fit, named_classes
@@ -58,6 +58,7 @@ def import_folder(
     *,
     classes: Sequence[str] | None = None,
     unlabelled: Unlabelled = "reject",
+    bayer: BayerPattern | None = None,
     root: Path | None = None,
     limits: PixelLimits = DEFAULT_LIMITS,
 ) -> FolderImport:
@@ -69,6 +70,7 @@ def import_folder(
             one class then, ``defect``.
         unlabelled: What a picture without label is: a problem (``missing_label``), a good frame,
             or left out.
+        bayer: The pattern if the pictures are raw mosaics; give it to the `Manifest` too.
         root: What items' paths are relative to; ``folder`` if None.
         limits: Bounds on a picture's size.
 
@@ -87,7 +89,7 @@ def import_folder(
             hint="Name the folder that contains the pictures, or their parent.",
         )
     found = tuple(classes) if classes is not None else _find_classes(folder, files)
-    reader = _SampleReader(folder, prefix, found, unlabelled, limits)
+    reader = _SampleReader(folder, prefix, found, unlabelled, bayer, limits)
     items, problems = _read_samples(files, reader)
     for labels in files.labels.values():
         problems += [_orphan(name) for name, _ in labels]
@@ -238,12 +240,14 @@ class _SampleReader:
         prefix: str,
         classes: tuple[str, ...],
         unlabelled: Unlabelled,
+        bayer: BayerPattern | None,
         limits: PixelLimits,
     ) -> None:
         self._folder = folder
         self._prefix = prefix
         self._classes = classes
         self._unlabelled = unlabelled
+        self._bayer = bayer
         self._limits = limits
         self._seen: dict[str, str] = {}
         self.excluded: list[str] = []
@@ -260,7 +264,7 @@ class _SampleReader:
             return None
         raw = _read(self._folder, name)
         header = read_header(raw, name=name)
-        decode_image(raw, name=name, limits=self._limits)
+        pixels = decode_frame(raw, name=name, bayer=self._bayer, limits=self._limits).pixels
         digest = sha256_hex(raw)
         if digest in self._seen:
             raise LayoutError(
@@ -277,7 +281,7 @@ class _SampleReader:
             sha256=digest,
             width=header.width,
             height=header.height,
-            channels=header.channels,
+            channels=1 if pixels.ndim == 2 else 3,
             bit_depth=header.bit_depth,
             group=None,
             split=None,

@@ -24,6 +24,7 @@ BROKEN_FILES = BROKEN_PICTURES | BROKEN_NAMES | BROKEN_LABELS
 
 # What no single upload can provoke, and the tests that do.
 COVERED_ELSEWHERE = {
+    "data/test_bayer.py": {"bayer_colour", "bayer_odd_size", "bayer_turned"},
     "data/test_coco.py": {"label_of_many_frames"},
     "data/test_export.py": {"export_unfit"},
     "data/test_labels.py": {"label_missing"},

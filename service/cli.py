@@ -78,19 +78,26 @@ def upload(
             "data.yaml.",
         ),
     ] = None,
+    bayer: Annotated[
+        str | None,
+        typer.Option(
+            help="A new data set's frames are raw Bayer mosaics: RGGB, BGGR, GRBG or GBRG."
+        ),
+    ] = None,
     url: Url = _DEFAULT_URL,
 ) -> None:
     """Upload a folder or an archive; run it again to go on where it was cut off."""
     from service.client import HairlineClient, HairlineError
     from service.folder_upload import list_folder
 
+    pattern = None if bayer is None else _bayer_pattern(bayer)
     try:
         found = None if source.is_file() else list_folder(source)
     except FileNotFoundError as error:
         raise _exit(f"{error}.") from error
     with HairlineClient(url) as client:
         try:
-            dataset_id = _dataset_id(client, dataset, classes or None)
+            dataset_id = _dataset_id(client, dataset, classes or None, pattern)
             if found is None:
                 rejected = _send_archive(client, dataset_id, source)
             else:
@@ -258,7 +265,18 @@ def _exit(message: str) -> typer.Exit:
     return typer.Exit(1)
 
 
-def _dataset_id(client: "HairlineClient", name: str, classes: list[str] | None) -> str:
+def _bayer_pattern(given: str) -> str:
+    from data.bayer import BAYER_PATTERNS
+
+    pattern = given.upper()
+    if pattern not in BAYER_PATTERNS:
+        raise _exit(f"--bayer {given} is no pattern; choose of {', '.join(BAYER_PATTERNS)}.")
+    return pattern
+
+
+def _dataset_id(
+    client: "HairlineClient", name: str, classes: list[str] | None, bayer: str | None
+) -> str:
     for dataset in client.datasets():
         if dataset.name == name:
             if classes is not None and classes != dataset.classes:
@@ -267,8 +285,14 @@ def _dataset_id(client: "HairlineClient", name: str, classes: list[str] | None) 
                     f"The data set {name!r} is there already and declares other classes "
                     f"({declared}). Leave --class out, or give another name with --dataset."
                 )
+            if bayer is not None and bayer != dataset.bayer:
+                raise _exit(
+                    f"The data set {name!r} is there already and declares "
+                    f"{dataset.bayer or 'no Bayer pattern'}. Leave --bayer out, or give another "
+                    "name with --dataset."
+                )
             return dataset.id
-    return client.create_dataset(name, classes=classes).id
+    return client.create_dataset(name, classes=classes, bayer=bayer).id
 
 
 def _verdict_line(frame: Path, answer: "Prediction") -> str:

@@ -87,10 +87,12 @@ class HairlineClient:
         *,
         task: str = "segmentation",
         classes: Sequence[str] | None = None,
+        bayer: str | None = None,
         idempotency_key: str | None = None,
     ) -> DatasetResource:
-        """Create an empty data set."""
+        """Create an empty data set; ``bayer`` (``RGGB``, …) declares its frames raw mosaics."""
         body: JsonObject = {"name": name, "task": task}
+        body |= {} if bayer is None else {"bayer": bayer}
         if classes is not None:
             body["classes"] = list(classes)
         headers = _idempotency(idempotency_key)

@@ -45,6 +45,7 @@ class DatasetResource(_Resource):
                     "name": "bearing-rings",
                     "task": "segmentation",
                     "classes": ["scratch", "pit"],
+                    "bayer": None,
                     "created_at": "2025-03-01T08:30:00Z",
                     "counts": {
                         "items": 120,
@@ -69,6 +70,9 @@ class DatasetResource(_Resource):
     name: str
     task: str
     classes: list[str] | None
+    bayer: Annotated[
+        str | None, Field(description="The pattern that its frames, raw mosaics, are read by.")
+    ] = None
     created_at: datetime
     counts: dict[str, int]
     class_counts: Annotated[dict[str, int], Field(description="Labels that carry each class.")]

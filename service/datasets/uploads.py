@@ -15,9 +15,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from data.bayer import decode_frame
 from data.coco import CocoFrame, looks_like_coco, read_coco
 from data.errors import DataError, LabelError, LayoutError
-from data.images import decode_image
 from data.label_files import read_label_file
 from data.layout import SampleKey, clean_name, is_frame, sample_key
 from service.database.engine import session_factory
@@ -129,7 +129,7 @@ class Uploads:
             settled = _image_conflict(session, self._dataset.id, sample, size=None)
         if settled is not None:
             return settled
-        decoded = decode_image(sample.raw, name=sample.name)
+        decoded = decode_frame(sample.raw, name=sample.name, bayer=self._dataset.bayer)
         height, width = decoded.pixels.shape[:2]
         item = Item(
             id=new_id("itm"),

@@ -24,7 +24,6 @@ BROKEN_FILES = BROKEN_PICTURES | BROKEN_NAMES | BROKEN_LABELS
 
 # What no single upload can provoke, and the tests that do.
 COVERED_ELSEWHERE = {
-    "data/test_bayer.py": {"bayer_colour", "bayer_odd_size", "bayer_turned"},
     "data/test_coco.py": {"label_of_many_frames"},
     "data/test_export.py": {"export_unfit"},
     "data/test_labels.py": {"label_missing"},
@@ -79,8 +78,8 @@ def client(settings: Settings, engine: Engine) -> Iterator[TestClient]:
 @pytest.fixture
 def dataset(client: TestClient, request: pytest.FixtureRequest) -> str:
     entry = request.node.callspec.params.get("entry")
-    classes = getattr(entry, "classes", None)
-    body = {"name": request.node.callspec.id, "task": "segmentation", "classes": classes}
+    declared = {name: getattr(entry, name, None) for name in ("classes", "bayer")}
+    body = {"name": request.node.callspec.id, "task": "segmentation", **declared}
     return str(client.post("/datasets", json=body).json()["id"])
 
 

@@ -232,5 +232,8 @@ class VersionDiffResource(_Resource):
     renamed: Annotated[list[tuple[str, str]], Field(description="Old and new name.")]
     relabelled: list[str]
     moved: Annotated[list[MovedFrame], Field(description="Frames in another split.")]
+    demosaiced_otherwise: Annotated[
+        list[str], Field(description="Frames that are read under another Bayer pattern.")
+    ]
     classes_added: list[str]
     classes_removed: list[str]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.archive import ArchiveLimits, ArchiveMember, open_archive
 from data.augmentation import AugmentationSpec, CropSpec
+from data.bayer import BAYER_PATTERNS, BayerPattern, decode_frame
 from data.errors import (
     ArchiveError,
     DataError,
@@ -51,11 +52,13 @@ if TYPE_CHECKING:
     from data.dataset import BoxSpec, Frame, FrameDataset
 
 __all__ = [
+    "BAYER_PATTERNS",
     "SPLIT_NAMES",
     "ArchiveError",
     "ArchiveLimits",
     "ArchiveMember",
     "AugmentationSpec",
+    "BayerPattern",
     "Box",
     "BoxLabels",
     "BoxSpec",
@@ -92,6 +95,7 @@ __all__ = [
     "assign_splits",
     "check_labels_fit",
     "clean_name",
+    "decode_frame",
     "decode_image",
     "import_folder",
     "is_defective",

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from data.augmentation import Augmentation, AugmentationSpec, CropSpec
+from data.bayer import BayerPattern, decode_frame
 from data.copy_paste import paste_defect
 from data.errors import DataError, ImageError
 from data.frame_cache import FrameCache
-from data.images import Pixels, decode_image
+from data.images import Pixels
 from data.instances import Instances, VisibleBox, draw_instances, visible_boxes
 from data.items import Item, SplitName
 from data.labels import rasterize
@@ -94,6 +95,7 @@ class FrameDataset(Dataset[Frame]):
         self.items: tuple[Item, ...] = manifest.subset(split).items
         self.classes = manifest.classes
         self.channels = 1 if all(item.channels == 1 for item in manifest.items) else 3
+        self._bayer = manifest.bayer
         self._root = root
         self._seed = seed
         self._crop = crop
@@ -211,7 +213,9 @@ class FrameDataset(Dataset[Frame]):
 
     def _load(self, index: int) -> tuple[Pixels, NDArray[np.uint8]]:
         item = self.items[index]
-        return load_frame(item, self._root, self.classes, self.channels, cache=self._cache)
+        return load_frame(
+            item, self._root, self.classes, self.channels, bayer=self._bayer, cache=self._cache
+        )
 
 
 def load_frame(
@@ -220,6 +224,7 @@ def load_frame(
     classes: tuple[str, ...],
     channels: int,
     *,
+    bayer: BayerPattern | None,
     cache: FrameCache | None = None,
 ) -> tuple[Pixels, NDArray[np.uint8]]:
     """Read one frame and its labels from storage.
@@ -229,6 +234,7 @@ def load_frame(
         root: Storage root.
         classes: Order of the mask's planes.
         channels: 1 or 3; a mono frame is replicated to 3.
+        bayer: The manifest's; such a frame is demosaiced.
         cache: Asked for the decoded picture first, and given it when it had to be decoded.
 
     Returns:
@@ -238,23 +244,23 @@ def load_frame(
     Raises:
         DataError: A file is missing, changed or damaged.
     """
-    pixels = None if cache is None else cache.read(item)
+    pixels = None if cache is None else cache.read(item, bayer)
     if pixels is None:
-        pixels = _decode(item, root)
+        pixels = _decode(item, root, bayer)
         if cache is not None:
-            cache.add(item, pixels)
+            cache.add(item, pixels, bayer)
     planes: Any = pixels if pixels.ndim == 3 else pixels[:, :, None]
     if planes.shape[2] != channels:
         planes = np.repeat(planes, channels, axis=2)
     return planes, rasterize(item.labels, item.width, item.height, classes, root)
 
 
-def _decode(item: Item, root: Path) -> Pixels:
+def _decode(item: Item, root: Path, bayer: BayerPattern | None) -> Pixels:
     # The limits were the import's to check; the digest says that this is the same file.
     size = PixelLimits(item.width * item.height, max(item.width, item.height), 1)
     try:
         raw = read_verified(root, item.file, item.sha256)
-        pixels = decode_image(raw, name=item.file, limits=size).pixels
+        pixels = decode_frame(raw, name=item.file, bayer=bayer, limits=size).pixels
     except DataError as error:
         raise error.renamed(item.name) from error
     if pixels.shape[:2] != (item.height, item.width):

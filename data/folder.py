@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from data.bayer import BayerPattern, decode_frame
 from data.class_masks import ClassMaskFile
 from data.errors import DataError, LabelError, LayoutError
 from data.headers import ImageHeader, read_header
-from data.images import decode_image
 from data.items import Item
 from data.label_files import (
     UNDECLARED_MASK_CLASS,
@@ -124,6 +124,7 @@ def import_folder(
     classes: Sequence[str] | None = None,
     unlabelled: Unlabelled = "reject",
     layout: LayoutName | None = None,
+    bayer: BayerPattern | None = None,
     root: Path | None = None,
     store_mask: KeepMask | None = None,
     limits: PixelLimits = DEFAULT_LIMITS,
@@ -137,6 +138,7 @@ def import_folder(
         unlabelled: What a picture without label is: a problem (``missing_label``), a good frame,
             or left out.
         layout: None recognizes it.
+        bayer: The pattern if the pictures are raw mosaics; give it to the `Manifest` too.
         root: What items' paths are relative to; ``folder`` if None.
         store_mask: Keeps an index mask that had to be made of another and returns its path relative
             to ``root``; without it MVTec's masks, and those of one class each, are problems
@@ -156,7 +158,7 @@ def import_folder(
     files = _sort_files(folder, recognized)
     found = tuple(classes or recognized.fixed_classes or _find_classes(folder, files))
     reading = _Reading(folder, prefix, found, recognized.numbered, store_mask, limits)
-    reader = _SampleReader(reading, unlabelled, files.good)
+    reader = _SampleReader(reading, unlabelled, files.good, bayer)
     items, problems = _read_samples(files, reader)
     for labels in files.labels.values():
         problems += [_orphan(label.name) for label in labels]
@@ -295,10 +297,17 @@ def _orphan(name: str) -> LabelError:
 class _SampleReader:
     """Reads a picture with its label, and remembers which pictures it has seen."""
 
-    def __init__(self, reading: _Reading, unlabelled: Unlabelled, good: set[str]) -> None:
+    def __init__(
+        self,
+        reading: _Reading,
+        unlabelled: Unlabelled,
+        good: set[str],
+        bayer: BayerPattern | None,
+    ) -> None:
         self._reading = reading
         self._unlabelled = unlabelled
         self._good = good
+        self._bayer = bayer
         self._seen: dict[str, str] = {}
         self.excluded: list[str] = []
 
@@ -312,7 +321,8 @@ class _SampleReader:
             return None
         raw = _read(self._reading.folder, name)
         header = read_header(raw, name=name)
-        decode_image(raw, name=name, limits=self._reading.limits)
+        limits = self._reading.limits
+        pixels = decode_frame(raw, name=name, bayer=self._bayer, limits=limits).pixels
         digest = sha256_hex(raw)
         if digest in self._seen:
             raise LayoutError(
@@ -329,7 +339,7 @@ class _SampleReader:
             sha256=digest,
             width=header.width,
             height=header.height,
-            channels=header.channels,
+            channels=1 if pixels.ndim == 2 else 3,
             bit_depth=header.bit_depth,
             group=None,
             split=None,

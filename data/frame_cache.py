@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.bayer import BayerPattern
 from data.images import Pixels
 from data.items import Item
 
@@ -122,19 +123,23 @@ class FrameCache:
         # A process of its own opens the directory anew; locks do not travel.
         return (FrameCache, (self._directory, self._max_bytes, self._warn))
 
-    def read(self, item: Item) -> Pixels | None:
+    def read(self, item: Item, bayer: BayerPattern | None = None) -> Pixels | None:
         """Return an item's decoded picture, read-only and mapped, or None if it is not there.
 
         The entry's type and size are compared with the item's; a damaged one is removed with a
         warning.  Flipped bits among the pixels are not looked for: the file system's checksums
         do that, and reading everything would cost what the mapping saves.
 
+        Args:
+            item: Whose picture is wanted.
+            bayer: The pattern that it is to have been demosaiced with.
+
         Returns:
             (H, W) or (H, W, 3), uint8 or uint16.
         """
         if not self._is_open:
             return None
-        path = self._path(item)
+        path = self._path(item, bayer)
         try:
             pixels: Pixels = _open_entry(path, item)
         except FileNotFoundError:
@@ -149,17 +154,18 @@ class FrameCache:
         self._touch(path)
         return pixels
 
-    def add(self, item: Item, pixels: Pixels) -> None:
+    def add(self, item: Item, pixels: Pixels, bayer: BayerPattern | None = None) -> None:
         """Store an item's decoded picture if there is room.
 
         Args:
             item: Whose picture it is.
             pixels: (H, W) or (H, W, 3), uint8 or uint16.
+            bayer: The pattern that they were demosaiced with.
         """
         if not self._is_open or pixels.nbytes > self._max_bytes:
             return
         try:
-            self._store(self._path(item), pixels)
+            self._store(self._path(item, bayer), pixels)
         except OSError as error:
             self._close(error)
 
@@ -168,8 +174,10 @@ class FrameCache:
         sizes = [size for _, size, _ in self._entries()] if self._is_open else []
         return CacheUse(len(sizes), sum(sizes), self._max_bytes)
 
-    def _path(self, item: Item) -> Path:
-        return self._directory / f"{item.sha256}-{DECODING}{_SUFFIX}"
+    def _path(self, item: Item, bayer: BayerPattern | None) -> Path:
+        # A mosaic has other pixels under each pattern.
+        mosaic = "" if bayer is None else f"-{bayer}"
+        return self._directory / f"{item.sha256}{mosaic}-{DECODING}{_SUFFIX}"
 
     def _store(self, path: Path, pixels: Pixels) -> None:
         byte_count = pixels.nbytes + _HEADER_BYTES

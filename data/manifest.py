@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from data.bayer import BayerPattern
 from data.errors import LayoutError, ManifestError
 from data.items import Item, SplitName
 from data.labels import BoxLabels, MaskLabels, PolygonLabels, named_classes, shapes
@@ -29,6 +30,12 @@ Task = Literal["segmentation", "detection"]
 
 FORMAT_NAME: Literal["hairline-manifest"] = "hairline-manifest"
 FORMAT_VERSION: Literal[1] = 1
+
+
+def _refuse_null(bayer: BayerPattern | None) -> BayerPattern | None:
+    if bayer is None:
+        raise ValueError("null stands for nothing here; the key is left out")
+    return bayer
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class _Header:
     split_seed: int
     # The count tells a file that lost its last lines from a whole one.
     items: int = Field(ge=0)
+    # Left out where no pattern is declared: such manifests keep the digests they always had.
+    bayer: Annotated[BayerPattern | None, AfterValidator(_refuse_null)] = None
 
 
 _HEADER = TypeAdapter(_Header)
@@ -57,15 +66,19 @@ class Manifest:
         classes: Defect classes; a mask's value i + 1 stands for classes[i].
         items: Kept sorted by name, so that equal content has equal bytes.
         split_seed: The seed that `assign_splits` used.
+        bayer: The pattern of frames that are raw mosaics, to be read by `data.decode_frame`; items
+            have the three channels of the demosaiced frame.  None if they are ordinary pictures.
 
     Raises:
-        ManifestError: Names or classes repeat, a label names no class, a path leaves the root.
+        ManifestError: Names or classes repeat, a label names no class, a path leaves the root, an
+            item can't be a demosaiced mosaic.
     """
 
     task: Task
     classes: tuple[str, ...]
     items: tuple[Item, ...]
     split_seed: int = 0
+    bayer: BayerPattern | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -74,6 +87,8 @@ class Manifest:
         _check_unique(self.items)
         for item in self.items:
             _check_item(item, self.classes)
+            if self.bayer is not None:
+                _check_mosaic(item)
 
     @cached_property
     def digest(self) -> str:
@@ -85,15 +100,17 @@ class Manifest:
 
     def _canonical_lines(self) -> Iterator[bytes]:
         """Yield line after line: the text of a large version is never in memory as a whole."""
+        header = _Header(
+            FORMAT_NAME,
+            FORMAT_VERSION,
+            self.task,
+            self.classes,
+            self.split_seed,
+            len(self.items),
+            self.bayer,
+        )
         yield _canonical_line(
-            _Header(
-                FORMAT_NAME,
-                FORMAT_VERSION,
-                self.task,
-                self.classes,
-                self.split_seed,
-                len(self.items),
-            )
+            {key: value for key, value in vars(header).items() if value is not None}
         )
         for item in self.items:
             yield _canonical_line(item)
@@ -139,7 +156,7 @@ class Manifest:
             found = f"The header promises {header.items} items, {len(items)} follow"
             raise _cut_off(name, len(items) + 2, found)
         try:
-            return cls(header.task, header.classes, items, header.split_seed)
+            return cls(header.task, header.classes, items, header.split_seed, header.bayer)
         except ManifestError as error:
             raise error.renamed(name) from error
 
@@ -242,6 +259,12 @@ def _check_unique(items: tuple[Item, ...]) -> None:
         repeated = sorted(value for value, count in values.items() if count > 1)
         if repeated:
             raise _contradiction(f"Two items have the {field} {repeated[0]!r}.")
+
+
+def _check_mosaic(item: Item) -> None:
+    if item.channels != 3 or item.width % 2 or item.height % 2:
+        found = f"{item.width}x{item.height} px and {item.channels} channels"
+        raise _contradiction(f"A demosaiced Bayer frame can't have {found}.", item.name)
 
 
 def _check_item(item: Item, classes: tuple[str, ...]) -> None:

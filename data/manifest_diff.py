@@ -37,6 +37,8 @@ class ManifestDiff:
         relabelled: Frames whose labels differ, by their names in the newer version.
         moved: Frames in another split. One that moved from test or calibration to training, or
             back, makes scores of models of the two versions incomparable.
+        demosaiced_otherwise: Frames that both versions have and read under different Bayer
+            patterns: all of them or none.
         classes_added: Classes that only the newer version has.
         classes_removed: Classes that only the older version has.
     """
@@ -46,13 +48,14 @@ class ManifestDiff:
     renamed: tuple[tuple[str, str], ...]
     relabelled: tuple[str, ...]
     moved: tuple[Move, ...]
+    demosaiced_otherwise: tuple[str, ...]
     classes_added: tuple[str, ...]
     classes_removed: tuple[str, ...]
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing changed but perhaps the seed or the order of classes."""
-        return self == ManifestDiff((), (), (), (), (), (), ())
+        return self == ManifestDiff((), (), (), (), (), (), (), ())
 
 
 def diff_manifests(older: Manifest, newer: Manifest) -> ManifestDiff:
@@ -71,6 +74,7 @@ def diff_manifests(older: Manifest, newer: Manifest) -> ManifestDiff:
         moved=tuple(
             Move(new.name, old.split, new.split) for old, new in common if old.split != new.split
         ),
+        demosaiced_otherwise=tuple(new.name for _, new in common if older.bayer != newer.bayer),
         classes_added=tuple(sorted(set(newer.classes) - set(older.classes))),
         classes_removed=tuple(sorted(set(older.classes) - set(newer.classes))),
     )

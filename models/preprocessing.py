@@ -12,6 +12,9 @@ from torch import Tensor
 from models.errors import FrameError
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+# What data.BayerPattern says too; the rooms don't know each other, and mypy compares the two where
+# training and service hand one to the other.
+BayerPattern = Literal["RGGB", "BGGR", "GRBG", "GBRG"]
 
 
 class Preprocessing(BaseModel):
@@ -23,6 +26,8 @@ class Preprocessing(BaseModel):
         mean: Per channel, in the frames' own units (0 to 255 or 0 to 65535).
         std: Per channel, in the same units.
         stride_px: Height and width are padded to a multiple of it.
+        bayer: The pattern if the camera delivers raw mosaics; whoever reads a frame's file
+            demosaics it before a model sees its pixels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -32,6 +37,7 @@ class Preprocessing(BaseModel):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     stride_px: int
+    bayer: BayerPattern | None = None
 
 
 def frame_to_tensor(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Tensor, list[str]]:
@@ -46,7 +52,8 @@ def frame_to_tensor(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Tenso
 
     Raises:
         FrameError: If the frame's depth differs from the model's, or a colour frame meets a model
-            of mono frames: either means that the camera or its settings have changed.
+            of mono frames: either means that the camera or its settings have changed.  Also if a
+            mosaic was not demosaiced.
     """
     bit_depth = 8 * pixels.dtype.itemsize
     if bit_depth != preprocessing.bit_depth:
@@ -65,6 +72,12 @@ def frame_to_tensor(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Tenso
             "channels_mismatch",
             "the frame is in colour, the model was trained on mono frames",
             hint="send mono frames, or train on colour frames",
+        )
+    if channels == 1 and preprocessing.bayer is not None:
+        raise FrameError(
+            "mosaic_not_demosaiced",
+            f"the frame is mono, the model was trained on {preprocessing.bayer} frames demosaiced",
+            hint="read the frame's file by data.decode_frame with the model's Bayer pattern",
         )
     # Standardized one channel at a time into the final layout: a float copy in camera layout would
     # be 60 MB more at 5 megapixels, and its transposition the slowest step.

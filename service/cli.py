@@ -86,6 +86,12 @@ def upload(
             "voc, yolo, labelme, masks, class_masks (a mask file a class), mvtec or deeppcb."
         ),
     ] = None,
+    bayer: Annotated[
+        str | None,
+        typer.Option(
+            help="A new data set's frames are raw Bayer mosaics: RGGB, BGGR, GRBG or GBRG."
+        ),
+    ] = None,
     url: Url = _DEFAULT_URL,
 ) -> None:
     """Upload a folder or an archive; run it again to go on where it was cut off."""
@@ -93,6 +99,7 @@ def upload(
     from service.client import HairlineClient, HairlineError
     from service.folder_upload import list_folder
 
+    pattern = None if bayer is None else _bayer_pattern(bayer)
     try:
         found = None if source.is_file() else list_folder(source)
         numbered = found.yolo_classes() if found is not None else None
@@ -102,7 +109,7 @@ def upload(
         raise _exit("A layout is for an archive: pack the folder, then upload that.")
     with HairlineClient(url) as client:
         try:
-            dataset_id = _dataset_id(client, dataset, classes or None, numbered)
+            dataset_id = _dataset_id(client, dataset, classes or None, numbered, pattern)
             if found is None:
                 rejected = _send_archive(client, dataset_id, source, layout)
             else:
@@ -329,11 +336,21 @@ def _exit(message: str) -> typer.Exit:
     return typer.Exit(1)
 
 
+def _bayer_pattern(given: str) -> str:
+    from data.bayer import BAYER_PATTERNS
+
+    pattern = given.upper()
+    if pattern not in BAYER_PATTERNS:
+        raise _exit(f"--bayer {given} is no pattern; choose of {', '.join(BAYER_PATTERNS)}.")
+    return pattern
+
+
 def _dataset_id(
     client: "HairlineClient",
     name: str,
     classes: list[str] | None,
     numbered: tuple[str, ...] | None,
+    bayer: str | None,
 ) -> str:
     """Return the data set of that name, new or old, if its classes suit.
 
@@ -342,6 +359,7 @@ def _dataset_id(
         name: Of the data set.
         classes: As the person names them.
         numbered: As the folder's YOLO files number them; another order would be other classes.
+        bayer: The pattern of raw mosaics, as the person names it.
     """
     if numbered is not None:
         if classes is not None and classes != [*numbered]:
@@ -356,8 +374,14 @@ def _dataset_id(
                     f"({declared}) than {', '.join(classes)}. Give another name with --dataset, or "
                     "the same classes in the same order."
                 )
+            if bayer is not None and bayer != dataset.bayer:
+                raise _exit(
+                    f"The data set {name!r} is there already and declares "
+                    f"{dataset.bayer or 'no Bayer pattern'}. Leave --bayer out, or give another "
+                    "name with --dataset."
+                )
             return dataset.id
-    return client.create_dataset(name, classes=classes).id
+    return client.create_dataset(name, classes=classes, bayer=bayer).id
 
 
 def _verdict_line(frame: Path, answer: "Prediction") -> str:

@@ -44,10 +44,12 @@ class DatasetCalls:
         *,
         task: str = "segmentation",
         classes: Sequence[str] | None = None,
+        bayer: str | None = None,
         idempotency_key: str | None = None,
     ) -> DatasetResource:
-        """Create an empty data set."""
+        """Create an empty data set; ``bayer`` (``RGGB``, …) declares its frames raw mosaics."""
         body: JsonObject = {"name": name, "task": task}
+        body |= {} if bayer is None else {"bayer": bayer}
         if classes is not None:
             body["classes"] = list(classes)
         headers = idempotency(idempotency_key)

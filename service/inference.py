@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from models import BundleInfo, FrozenModel, Inspection, Pixels, load_bundle
+from models import BundleInfo, FrozenModel, Inspection, Pixels, load_bundle, read_bundle_info
 from service.errors import NotReady
 from service.storage import Storage
 
@@ -45,6 +45,14 @@ class InferenceEngine:
             BundleError: Its bundle is missing or damaged.
         """
         return self._thread.submit(lambda: self._model(model_id).info).result()
+
+    def describe(self, model_id: str) -> BundleInfo:
+        """Return what a model is, without loading it or waiting for the device.
+
+        Raises:
+            BundleError: Its description is missing or damaged.
+        """
+        return read_bundle_info(self._storage.bundle_dir(model_id))
 
     def inspect(
         self, model_id: str, pixels: Pixels, timeout_s: float | None = None

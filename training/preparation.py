@@ -88,6 +88,7 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         mean=measurements.mean,
         std=measurements.std,
         stride_px=config.model.stride_px,
+        bayer=manifest.bayer,
     )
     network, conversion = _build_network(config, manifest, train, measurements)
     for left in conversion.left:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from sqlalchemy import select
 from starlette.datastructures import UploadFile
 
+from data.bayer import BayerPattern
 from service.api.dependencies import ReadSession, SettingsDependency, WriteSession
 from service.api.idempotency import IdempotencyKey, create_once
 from service.api.paging import Cursor, Limit, Page, fetch_page
@@ -60,6 +61,13 @@ class DatasetRequest(BaseModel):
             "Without classes every name in an annotation file is accepted, and masks are binary."
         ),
     ] = None
+    bayer: Annotated[
+        BayerPattern | None,
+        Field(
+            description="Declares that every frame is a raw Bayer mosaic, kept as it is and read "
+            "in colour: the filters over the top left 2x2 pixels, row by row. It can't be changed."
+        ),
+    ] = None
 
 
 @router.post(
@@ -74,7 +82,9 @@ def post_dataset(
     """Create an empty data set."""
 
     def create() -> tuple[int, dict[str, Any]]:
-        dataset = create_dataset(session, name=body.name, task=body.task, classes=body.classes)
+        dataset = create_dataset(
+            session, name=body.name, task=body.task, classes=body.classes, bayer=body.bayer
+        )
         return status.HTTP_201_CREATED, _answer(dataset).model_dump(mode="json")
 
     code, answer = create_once(
@@ -212,6 +222,7 @@ def _answer(dataset: Dataset) -> DatasetResource:
         name=dataset.name,
         task=dataset.task,
         classes=dataset.classes,
+        bayer=dataset.bayer,
         created_at=dataset.created_at,
         counts={
             "items": counts.items,

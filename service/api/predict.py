@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from data import decode_image
+from data import decode_frame
 from service import deployments, model_registry
 from service.api.dependencies import InferenceDependency
 from service.api.request_id import current_request_id
@@ -161,7 +161,8 @@ def _too_large(name: str, limit: int) -> PayloadTooLarge:
 
 def _inspect(inference: InferenceEngine, frame: _Frame, wish: _Wish, begin: float) -> Prediction:
     decode_begin = time.perf_counter()
-    decoded = decode_image(frame.raw, name=frame.name)
+    bayer = inference.describe(wish.model_id).preprocessing.bayer
+    decoded = decode_frame(frame.raw, name=frame.name, bayer=bayer)
     timings = {"decode": 1000 * (time.perf_counter() - decode_begin)}
     height, width = decoded.pixels.shape[:2]
     common: dict[str, Any] = {

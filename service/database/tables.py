@@ -21,6 +21,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from data.bayer import BayerPattern
+
 
 def now_utc() -> datetime:
     """Return the current time, timezone-aware."""
@@ -77,6 +79,8 @@ class Dataset(Base):
     task: Mapped[str] = mapped_column(String(32))
     # Null until declared: classes are then the union of what the labels name.
     classes: Mapped[list[str] | None] = mapped_column(JSON)
+    # Declared once, when frames are raw mosaics; null for ordinary pictures.
+    bayer: Mapped[BayerPattern | None] = mapped_column(String(4))
     created_at: Mapped[datetime] = mapped_column(default=now_utc)
     # Kept by service.database.counters, as are Item.labelled and Label.waiting.
     item_count: Mapped[int] = mapped_column(default=0, server_default=text("0"))

@@ -105,6 +105,7 @@ class _Thumbnails:
         self._items: Mapping[str, Item] = {item.name: item for item in health.manifest.items}
         self._classes = health.manifest.classes
         self._storage = storage
+        self._bayer = health.manifest.bayer
         self._drawn: dict[str, _Thumbnail] = {}
 
     def of(self, name: str) -> _Thumbnail:
@@ -125,6 +126,7 @@ class _Thumbnails:
         preview = render(
             self._storage.read_blob(item.sha256),
             name=item.name,
+            bayer=self._bayer,
             frame_size=(item.width, item.height),
             labels=item.labels,
             classes=self._classes,

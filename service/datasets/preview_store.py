@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from data.bayer import BayerPattern
 from data.labels import GoodFrame, Labels
 from service.database.tables import Label
 from service.datasets.labels import label_classes, load_labels
@@ -29,6 +30,7 @@ class PlannedPreview:
         label_sha256: The label file's; empty for the bare frame.
         classes: The data set's declared classes, which say what numbers in labels mean and choose
             the colours; None if it declares none.
+        bayer: The data set's, which says how the frame is read; None for a mask.
         kind: What is drawn.
         width: Of the frame, px.
         height: Of the frame, px.
@@ -41,6 +43,7 @@ class PlannedPreview:
     frame_sha256: str
     label_sha256: str
     classes: Sequence[str] | None
+    bayer: BayerPattern | None
     kind: PreviewKind
     width: int
     height: int
@@ -92,6 +95,7 @@ class PreviewStore:
             frame_sha256=item.sha256,
             label_sha256="" if label is None else label.sha256,
             classes=None if label is None else dataset.classes,
+            bayer=None if kind == "mask" else dataset.bayer,
             kind=kind,
             width=item.width,
             height=item.height,
@@ -122,6 +126,7 @@ class PreviewStore:
             # A mask is drawn from its labels alone.
             b"" if planned.kind == "mask" else self._storage.read_blob(planned.frame_sha256),
             name=planned.name,
+            bayer=planned.bayer,
             frame_size=(planned.width, planned.height),
             labels=labels,
             classes=label_classes(labels, planned.classes),

@@ -11,7 +11,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data import BoxLabels, MaskLabels, PolygonLabels, decode_image, rasterize
+from data import (
+    BayerPattern,
+    BoxLabels,
+    MaskLabels,
+    PolygonLabels,
+    decode_frame,
+    rasterize,
+)
 from data.display import MarkedClass, class_colour, draw_outlines, shrink_plane, to_display
 from data.labels import Labels, named_classes
 from data.masks import read_mask
@@ -94,6 +101,7 @@ def render(
     raw: bytes,
     *,
     name: str,
+    bayer: BayerPattern | None,
     frame_size: tuple[int, int],
     labels: Labels,
     classes: Sequence[str],
@@ -107,6 +115,7 @@ def render(
     Args:
         raw: The frame's file; not looked at for ``mask``.
         name: The frame's name.
+        bayer: The data set's; such a frame is drawn demosaiced.
         frame_size: Its (width, height) in px.
         labels: Its labels; not looked at for ``image``.
         classes: The data set's classes, which choose the colours.
@@ -124,15 +133,17 @@ def render(
         marked = ((index, shrink_plane(plane, *size)) for index, plane in full_size)
     if kind == "mask":
         return encode(paint_mask(*size, marked), picture_format)
-    display = _reduced_display(raw, name, size)
+    display = _reduced_display(raw, name, bayer, size)
     return encode(draw_outlines(display, marked), picture_format)
 
 
-def _reduced_display(raw: bytes, name: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _reduced_display(
+    raw: bytes, name: str, bayer: BayerPattern | None, size: tuple[int, int]
+) -> NDArray[np.uint8]:
     """Return the frame at ``size`` for a screen, stretched by the levels of the whole frame."""
     import cv2
 
-    pixels = decode_image(raw, name=name).pixels
+    pixels = decode_frame(raw, name=name, bayer=bayer).pixels
     levels = (int(pixels.min()), int(pixels.max())) if pixels.dtype == np.uint16 else None
     if size != (pixels.shape[1], pixels.shape[0]):
         # Reduced first: the stretch and the colours then cost a thumbnail's memory.

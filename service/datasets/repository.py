@@ -7,6 +7,7 @@ from sqlalchemy import Select, select, true
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from data.bayer import BayerPattern
 from service.database.tables import Dataset, Item, Label
 from service.errors import Conflict, NotFound
 from service.ids import new_id
@@ -38,7 +39,12 @@ class DatasetCounts:
 
 
 def create_dataset(
-    session: Session, *, name: str, task: str, classes: Sequence[str] | None
+    session: Session,
+    *,
+    name: str,
+    task: str,
+    classes: Sequence[str] | None,
+    bayer: BayerPattern | None = None,
 ) -> Dataset:
     """Insert a data set.
 
@@ -46,7 +52,11 @@ def create_dataset(
         Conflict: The name is taken.
     """
     dataset = Dataset(
-        id=new_id("ds"), name=name, task=task, classes=list(classes) if classes else None
+        id=new_id("ds"),
+        name=name,
+        task=task,
+        classes=list(classes) if classes else None,
+        bayer=bayer,
     )
     try:
         with session.begin_nested():

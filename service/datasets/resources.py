@@ -59,6 +59,7 @@ class DatasetResource(_Resource):
                     "name": "bearing-rings",
                     "task": "segmentation",
                     "classes": ["scratch", "pit"],
+                    "bayer": None,
                     "created_at": "2025-03-01T08:30:00Z",
                     "counts": {
                         "items": 120,
@@ -83,6 +84,9 @@ class DatasetResource(_Resource):
     name: str
     task: str
     classes: list[str] | None
+    bayer: Annotated[
+        str | None, Field(description="The pattern that its frames, raw mosaics, are read by.")
+    ] = None
     created_at: datetime
     counts: dict[str, int]
     class_counts: Annotated[dict[str, int], Field(description="Labels that carry each class.")]
@@ -288,5 +292,8 @@ class VersionDiffResource(_Resource):
     renamed: Annotated[list[tuple[str, str]], Field(description="Old and new name.")]
     relabelled: list[str]
     moved: Annotated[list[MovedFrame], Field(description="Frames in another split.")]
+    demosaiced_otherwise: Annotated[
+        list[str], Field(description="Frames that are read under another Bayer pattern.")
+    ]
     classes_added: list[str]
     classes_removed: list[str]

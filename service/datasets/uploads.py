@@ -15,11 +15,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from data.bayer import decode_frame
 from data.class_masks import refuse_single_mask
 from data.coco import LabelledFrame, looks_like_coco, read_coco
 from data.cvat import looks_like_cvat, read_cvat
 from data.errors import DataError, LabelError, LayoutError
-from data.images import decode_image
 from data.label_files import LabelFile, read_label_file
 from data.layout import SampleKey, clean_name
 from data.recognition import PAIRED_BY_NAME, Layout
@@ -149,7 +149,7 @@ class Uploads:
             if settled.outcome == "known":
                 sample.blobs.keep(sample.raw, sample.sha256)
             return settled
-        decoded = decode_image(sample.raw, name=sample.name)
+        decoded = decode_frame(sample.raw, name=sample.name, bayer=self._dataset.bayer)
         height, width = decoded.pixels.shape[:2]
         item = Item(
             id=new_id("itm"),

@@ -124,6 +124,7 @@ def build_manifest(
         classes=classes,
         items=entries,
         split_seed=split.seed,
+        bayer=state.dataset.bayer,
     )
     return manifest, warnings + _box_warnings(manifest) + _split_warnings(manifest, split)
 

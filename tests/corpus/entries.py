@@ -33,6 +33,7 @@ class BrokenFile:
         hint: A part of the remedy.
         classes: What the data set declares.
         frame: Name of the valid frame that is uploaded before it, if any.
+        bayer: What the data set declares.
     """
 
     name: str
@@ -42,6 +43,7 @@ class BrokenFile:
     hint: str
     classes: tuple[str, ...] | None = CLASSES
     frame: str | None = None
+    bayer: str | None = None
 
 
 @dataclass(frozen=True)

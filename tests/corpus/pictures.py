@@ -43,6 +43,10 @@ def _refused(name: str, content: bytes, code: str, hint: str) -> BrokenFile:
     return BrokenFile(name, content, code, "whole file", hint)
 
 
+def _no_mosaic(name: str, content: bytes, code: str, hint: str) -> BrokenFile:
+    return BrokenFile(name, content, code, "whole file", hint, bayer="RGGB")
+
+
 def _stranger(content: bytes, name: str = "a.png") -> BrokenFile:
     return _refused(name, content, "image_unknown_format", _UPLOAD)
 
@@ -65,6 +69,9 @@ def _absurd_tiles() -> bytes:
     raw = tiff(MONO, photometric="minisblack", tile=(32, 32))
     return patched(patched(raw, _tag(raw, 322), "<H", 65520), _tag(raw, 323), "<H", 65520)
 
+
+_TURNED = Image.Exif()
+_TURNED[274] = 6
 
 BROKEN_PICTURES = {
     "jpeg_cut_in_its_header": _damaged("a.jpg", _JPEG[:50], "byte 50"),
@@ -141,6 +148,13 @@ BROKEN_PICTURES = {
         "a.webp", webp_of(b"VP8L", b"\x2f\xfe\xff\xff\x0f"), "image_too_large", _CUT
     ),
     "webp_animation": _refused("a.webp", _animation(), "image_multipage", _PAGES),
+    "raw_bayer_in_colour": _no_mosaic("a.png", _PNG, "bayer_colour", "mono PNG or TIFF"),
+    "raw_bayer_as_webp": _no_mosaic("a.webp", _WEBP, "bayer_colour", "mono PNG or TIFF"),
+    "raw_bayer_of_odd_width": _no_mosaic("a.png", png(MONO[:, 1:]), "bayer_odd_size", "even sides"),
+    "raw_bayer_of_odd_height": _no_mosaic("a.tif", tiff(MONO[1:]), "bayer_odd_size", "even sides"),
+    "raw_bayer_turned": _no_mosaic(
+        "a.jpg", pillow(MONO, "JPEG", exif=_TURNED), "bayer_turned", "orientation tag"
+    ),
     "empty_file": _refused("a.png", b"", "image_empty", _COPY),
     "gif": _stranger(pillow(MONO, "GIF")),
     "heic": _stranger(b"\0\0\0\x18ftypheic" + b"\0" * 40, "a.jpg"),

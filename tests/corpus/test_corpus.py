@@ -80,8 +80,8 @@ def client(settings: Settings, engine: Engine) -> Iterator[TestClient]:
 @pytest.fixture
 def dataset(client: TestClient, request: pytest.FixtureRequest) -> str:
     entry = request.node.callspec.params.get("entry")
-    classes = getattr(entry, "classes", None)
-    body = {"name": request.node.callspec.id, "task": "segmentation", "classes": classes}
+    declared = {name: getattr(entry, name, None) for name in ("classes", "bayer")}
+    body = {"name": request.node.callspec.id, "task": "segmentation", **declared}
     return str(client.post("/datasets", json=body).json()["id"])
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +13,7 @@ import pytest
 
 from data import decode_image
 from service.client import HairlineClient
-from training.checkpoint import load_latest_checkpoint
-from training.config import read_config
-from training.events import EventLog
-from training.loop import EvalForward, TrainingLoop
-from training.preparation import prepare
-from training.run_directory import RunDirectory
+from tests.oracles.trained_forward import trained_forward
 
 pytestmark = [pytest.mark.datasets, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -134,20 +128,3 @@ def decode_picture(encoded: str) -> np.ndarray:
     picture = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_UNCHANGED)
     assert picture is not None
     return np.asarray(picture)
-
-
-def trained_forward(run_dir: Path) -> EvalForward:
-    """The network as the run's last checkpoint holds it, before freezing and folding."""
-    config = read_config(run_dir / "config.json")
-    events = EventLog(run_dir / "events-of-the-test.jsonl")
-    prepared = prepare(config, events)
-    loop = TrainingLoop(config, prepared, RunDirectory(run_dir), events)
-    report = json.loads((run_dir / "report.json").read_text())
-    checkpoint, damaged = load_latest_checkpoint(run_dir / "checkpoints")
-    assert checkpoint is not None
-    assert not damaged
-    loop.resume(checkpoint)
-    assert loop.state.step == report["training"]["steps"]
-    loop.load_best()
-    events.close()
-    return EvalForward(prepared.network, prepared.preprocessing, prepared.device)

@@ -13,6 +13,7 @@ import pytest
 
 from service.client import HairlineError
 from tests.end_to_end.conftest import START_S, RunningService, kill_everything_over
+from tests.oracles.bayer import mosaic_of
 
 pytestmark = pytest.mark.slow
 
@@ -123,3 +124,30 @@ def test_an_upload_that_is_killed_goes_on_and_sends_no_frame_twice(
     assert known is not None
     assert int(known[1]) == before
     assert service.client.dataset(dataset.id).counts["items"] == frames
+
+
+def test_a_folder_of_raw_frames_is_uploaded_under_the_pattern_that_is_declared_once(
+    start_service: Start, tmp_path: Path
+) -> None:
+    service, folder = start_service(), tmp_path / "camera"
+    folder.mkdir()
+    seen = np.random.default_rng(1).integers(0, 2**16, (48, 64, 3), dtype=np.uint16)
+    (folder / "a.png").write_bytes(imagecodecs.png_encode(mosaic_of(seen, "BGGR")))
+    (folder / "b.png").write_bytes(imagecodecs.png_encode(seen))
+
+    unknown = upload(service, folder, "--dataset", "rings", "--bayer", "RGB")
+    assert unknown.returncode == 1
+    assert "choose of RGGB, BGGR, GRBG, GBRG" in unknown.stderr
+    assert list(service.client.datasets()) == []
+
+    done = upload(service, folder, "--dataset", "rings", "--bayer", "bggr")
+    assert done.returncode == 1
+    assert done.stderr.startswith("b.png (whole file): The picture is in colour")
+    (dataset,) = service.client.datasets()
+    assert dataset.bayer == "BGGR"
+    (item,) = service.client.items(dataset.id)
+    assert (item.name, item.channels, item.notes) == ("a.png", 3, ["Bayer BGGR demosaiced"])
+
+    other = upload(service, folder, "--dataset", "rings", "--bayer", "RGGB")
+    assert other.returncode == 1
+    assert "declares BGGR" in other.stderr

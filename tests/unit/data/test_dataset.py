@@ -194,7 +194,7 @@ def test_a_picture_of_another_size_than_the_manifest_says_is_refused_by_its_name
     digest = sha256_hex(raw)
     item = Item("a.png", "a", "a", digest, 48, 64, 1, 8, None, "train", GoodFrame())
     with pytest.raises(ImageError) as caught:
-        load_frame(item, tmp_path, ("pit",), 1)
+        load_frame(item, tmp_path, ("pit",), 1, bayer=None)
     assert (caught.value.code, caught.value.file) == ("image_size_mismatch", "a.png")
 
 

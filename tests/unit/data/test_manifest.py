@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import (
+    BAYER_PATTERNS,
     SPLIT_NAMES,
     Box,
     BoxLabels,
@@ -53,15 +54,18 @@ LABELS = (
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     names = draw(st.lists(NAMES, max_size=6, unique=True))
+    bayer = draw(st.none() | st.sampled_from(BAYER_PATTERNS))
+    # A mosaic's sides are even, and what it becomes has three channels.
+    sides = st.integers(1, 9999) if bayer is None else st.integers(1, 4999).map(lambda n: 2 * n)
     items = tuple(
         Item(
             name=name,
             key=name,
             file=f"blobs/{index}",
             sha256=draw(HEX),
-            width=draw(st.integers(1, 9999)),
-            height=draw(st.integers(1, 9999)),
-            channels=draw(st.sampled_from([1, 3])),
+            width=draw(sides),
+            height=draw(sides),
+            channels=draw(st.sampled_from([1, 3])) if bayer is None else 3,
             bit_depth=draw(st.sampled_from([8, 16])),
             group=draw(st.none() | NAMES),
             split=draw(st.none() | st.sampled_from(SPLIT_NAMES)),
@@ -69,7 +73,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         )
         for index, name in enumerate(names)
     )
-    return Manifest("segmentation", CLASSES, items, draw(st.integers(0, 2**40)))
+    return Manifest("segmentation", CLASSES, items, draw(st.integers(0, 2**40)), bayer)
 
 
 @given(manifest=manifests())
@@ -88,6 +92,30 @@ def test_the_digest_does_not_depend_on_the_items_order(manifest: Manifest, seed:
     items = list(manifest.items)
     random.Random(seed).shuffle(items)  # noqa: S311 - no secret.
     assert dataclasses.replace(manifest, items=tuple(items)).digest == manifest.digest
+
+
+@given(manifest=manifests())
+def test_a_declared_pattern_names_another_version_and_none_leaves_no_trace(
+    manifest: Manifest, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("manifest") / "manifest.jsonl"
+    manifest.write(path)
+    header = json.loads(path.read_bytes().splitlines()[0])
+    assert header.get("bayer", "absent") == (manifest.bayer or "absent")
+    colour = tuple(
+        dataclasses.replace(item, width=2, height=2, channels=3) for item in manifest.items
+    )
+    declared = [None, *BAYER_PATTERNS]
+    versions = {dataclasses.replace(manifest, items=colour, bayer=b).digest for b in declared}
+    assert len(versions) == len(declared)
+
+
+def test_a_manifest_from_before_bayer_patterns_keeps_its_digest(
+    make_item: Callable[..., Item],
+) -> None:
+    # Computed by the release that knew no pattern.
+    manifest = Manifest("segmentation", CLASSES, (make_item("a"), make_item("b")), 3)
+    assert manifest.digest == "00d403ece30f64eb7e09e4d4ca792787dbd9102ee7d089092a20a96a9aacfb30"
 
 
 def test_whole_numbers_and_floats_of_equal_value_have_equal_bytes(
@@ -125,6 +153,8 @@ def read(tmp_path: Path, lines: list[Any], end: str = "\n") -> Manifest:
         (lambda ls: ls[2].update(split="validation"), "manifest_line", "line 3 /split"),
         (lambda ls: ls[2].pop("key"), "manifest_line", "line 3 /key"),
         (lambda ls: ls[2]["labels"].update(kind="boxes"), "manifest_line", "line 3 /labels"),
+        (lambda ls: ls[0].update(bayer="RGB"), "manifest_line", "line 1 /bayer"),
+        (lambda ls: ls[0].update(bayer=None), "manifest_line", "line 1 /bayer"),
         (lambda ls: ls[0].update(format_version=2), "manifest_line", "line 1 /format_version"),
         (lambda ls: ls.pop(), "manifest_cut_off", "line 3"),
         (lambda ls: ls.append(ls[2]), "manifest_cut_off", "line 5"),
@@ -133,6 +163,7 @@ def read(tmp_path: Path, lines: list[Any], end: str = "\n") -> Manifest:
         (lambda ls: ls[2].update(name="a"), "manifest_inconsistent", None),
         (lambda ls: ls[2].update(file="../../etc/passwd"), "manifest_inconsistent", "b"),
         (lambda ls: ls[0].update(classes=["scratch"]), "manifest_inconsistent", "a"),
+        (lambda ls: ls[0].update(bayer="RGGB"), "manifest_inconsistent", "a"),
         (lambda ls: ls[0].update(classes=["pit", "pit"]), "manifest_inconsistent", None),
     ],
 )

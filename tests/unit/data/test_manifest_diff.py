@@ -58,3 +58,16 @@ def test_a_mask_says_something_else_when_the_classes_change_places(
     assert swapped.relabelled == ("a",)
     longer = diff_manifests(version(frame), version(frame, classes=(*CLASSES, "stain")))
     assert longer.relabelled == ()
+
+
+def test_the_same_mosaics_under_another_pattern_are_not_the_same_frames(
+    frames: dict[str, Item],
+) -> None:
+    items = [changed(item, channels=3) for item in frames.values()]
+    ordinary = version(*items)
+    one, other = (dataclasses.replace(ordinary, bayer=pattern) for pattern in ("RGGB", "GRBG"))
+    for older, newer in ((one, other), (ordinary, one), (one, ordinary)):
+        diff = diff_manifests(older, newer)
+        assert not diff.is_empty
+        assert diff.demosaiced_otherwise == tuple(sorted(frames))
+    assert diff_manifests(one, one).is_empty

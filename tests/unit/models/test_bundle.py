@@ -96,6 +96,20 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
         load_bundle(tmp_path / "bundle")
 
 
+def test_a_bundle_from_before_bayer_patterns_is_one_of_ordinary_pictures(tmp_path: Path) -> None:
+    written(tmp_path / "bundle")
+    info_path = tmp_path / "bundle" / "bundle.json"
+    fields = json.loads(info_path.read_text())
+    assert fields["preprocessing"].pop("bayer", "absent") is None
+    info_path.write_text(json.dumps(fields))
+    assert load_bundle(tmp_path / "bundle").info.preprocessing.bayer is None
+
+    fields["preprocessing"]["bayer"] = "RGB"
+    info_path.write_text(json.dumps(fields))
+    with pytest.raises(BundleError, match=r"preprocessing\.bayer"):
+        load_bundle(tmp_path / "bundle")
+
+
 def test_a_bundle_is_replaced_as_a_whole(tmp_path: Path) -> None:
     written(tmp_path / "bundle")
     (tmp_path / "bundle" / "left-over").write_text("from an older format")

@@ -43,6 +43,17 @@ def test_another_depth_or_colour_for_a_mono_model_is_refused() -> None:
     assert colour.value.hint
 
 
+def test_a_mosaic_is_refused_by_a_model_of_demosaiced_frames_and_never_taken_for_grey() -> None:
+    preprocessing = COLOUR.model_copy(update={"bayer": "RGGB"})
+    with pytest.raises(FrameError, match="RGGB") as caught:
+        frame_to_tensor(np.zeros((2, 2), np.uint16), preprocessing)
+    assert caught.value.code == "mosaic_not_demosaiced"
+    colour = np.ones((2, 2, 3), np.uint16)
+    assert torch.equal(
+        frame_to_tensor(colour, preprocessing)[0], frame_to_tensor(colour, COLOUR)[0]
+    )
+
+
 @pytest.mark.parametrize("size", [(1, 1), (31, 33), (32, 64), (2000, 2500)])
 def test_padding_reaches_the_stride_and_leaves_the_frame_alone(size: tuple[int, int]) -> None:
     frame = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(0))

@@ -41,7 +41,9 @@ def test_two_processes_may_upgrade_a_new_database_at_once(settings: Settings) ->
         engine.dispose()
 
 
-def test_rows_from_before_the_counters_are_counted_and_paired(settings: Settings) -> None:
+def test_rows_from_before_are_counted_and_paired_and_hold_ordinary_pictures(
+    settings: Settings,
+) -> None:
     engine = open_engine(settings)
     config = migrate._config()
     with write_connection(engine).begin() as connection:
@@ -60,6 +62,7 @@ def test_rows_from_before_the_counters_are_counted_and_paired(settings: Settings
         rings, empty = session.get_one(Dataset, "ds_1"), session.get_one(Dataset, "ds_2")
         assert (rings.item_count, rings.labelled_count, rings.label_count) == (2, 1, 2)
         assert rings.class_counts == {"pit": 1}
+        assert rings.bayer is None
         assert (empty.item_count, empty.label_count, empty.class_counts) == (0, 0, {})
         assert [session.get_one(Item, key).labelled for key in "ab"] == [False, True]
         assert [session.get_one(Label, key).waiting for key in "bc"] == [False, True]

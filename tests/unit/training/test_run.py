@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from data import Manifest, SplitSpec, assign_splits, import_folder
+from data import Manifest, SplitSpec, assign_splits, decode_frame, import_folder
 from data.synthetic import write_dataset
-from models import read_bundle_info
+from models import FrozenModel, load_bundle, read_bundle_info
+from tests.oracles.bayer import mosaic_of
+from tests.oracles.trained_forward import trained_forward
 from training.events import read_events
 from training.loop import MOST_REWINDS
-from training.run import EXIT_FAILED, EXIT_LOCKED, execute
+from training.run import EXIT_FAILED, EXIT_LOCKED, PARITY_TOLERANCE, execute
 from training.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -275,6 +280,41 @@ def test_the_report_tells_what_was_trained_and_on_what_it_rests(
     assert set(report["operating_point"]["classes"]) == set(CLASSES)
     assert report["baselines"]["all_background"]["dice"] == 0
     assert 0 < report["baselines"]["all_foreground"]["dice"] < 0.2
+
+
+@pytest.fixture(scope="module")
+def mosaics(frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn frames under coloured light, as a 16-bit sensor with GBRG filters delivers them."""
+    root = tmp_path_factory.mktemp("mosaics") / "set"
+    shutil.copytree(frames, root)
+    for path in (root / "images").glob("*.png"):
+        grey = imagecodecs.png_decode(path.read_bytes()).astype(np.float64)
+        colour = np.rint(grey[:, :, None] * [257.0, 150.0, 80.0]).astype(np.uint16)
+        path.write_bytes(imagecodecs.png_encode(mosaic_of(colour, "GBRG")))
+    found = import_folder(root, classes=CLASSES, bayer="GBRG")
+    assert not found.problems
+    items = assign_splits(found.items, SplitSpec(group_pattern=r"(part_\d+)"))
+    Manifest("segmentation", CLASSES, items, bayer="GBRG").write(root / "manifest.jsonl")
+    return root
+
+
+def test_a_model_of_raw_bayer_frames_carries_its_pattern_and_says_what_the_trained_network_says(
+    tmp_path: Path, mosaics: Path
+) -> None:
+    run = make_run(tmp_path / "run", mosaics, budget={"max_epochs": 1})
+    assert finish(run) == 0
+    info = read_bundle_info(run.bundle)
+    assert (info.preprocessing.bayer, info.preprocessing.in_channels) == ("GBRG", 3)
+    red, green, blue = info.preprocessing.mean
+    assert red > 1.5 * green > 2 * blue
+    trained, frozen = trained_forward(run.path), FrozenModel(load_bundle(run.bundle), "cpu")
+    for path in sorted((mosaics / "images").glob("*.png"))[:2]:
+        raw = path.read_bytes()
+        pixels = decode_frame(raw, name=path.name, bayer=info.preprocessing.bayer).pixels
+        expected = trained.probabilities(pixels)
+        assert np.ptp(expected) > 100 * PARITY_TOLERANCE["cpu"], "a constant map proves nothing"
+        difference = np.abs(frozen.probabilities(pixels) - expected).max()
+        assert difference <= PARITY_TOLERANCE["cpu"]
 
 
 @pytest.mark.parametrize(("batch_size", "kind"), [(1, "cbn"), (2, "bn")])

@@ -26,6 +26,7 @@ from service.storage import Storage
 from service.worker.worker import Worker
 
 VERSION_ID = "ver_1"
+UNTRAINED = ModelSpec(encoder="resnet18", encoder_depth=3, decoder_channels=(16, 8, 8))
 STAND_IN = Path(__file__).parent / "stand_in_training.py"
 
 
@@ -49,15 +50,33 @@ def version_id(engine: Engine) -> str:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network as a run would leave it."""
-    spec = ModelSpec(encoder="resnet18", encoder_depth=3, decoder_channels=(16, 8, 8))
+    """An untrained network of mono frames as a run would leave it."""
+    mono = Preprocessing(
+        in_channels=1, bit_depth=8, mean=(120.0,), std=(40.0,), stride_px=UNTRAINED.stride_px
+    )
+    return _write_untrained(tmp_path_factory.mktemp("trained") / "bundle", mono)
+
+
+@pytest.fixture(scope="session")
+def bayer_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network of 16-bit raw frames under GBRG filters."""
+    raw = Preprocessing(
+        in_channels=3,
+        bit_depth=16,
+        mean=(30_000.0,) * 3,
+        std=(9_000.0,) * 3,
+        stride_px=UNTRAINED.stride_px,
+        bayer="GBRG",
+    )
+    return _write_untrained(tmp_path_factory.mktemp("trained") / "bundle", raw)
+
+
+def _write_untrained(path: Path, preprocessing: Preprocessing) -> Path:
     info = BundleInfo(
         classes=("pit", "scratch"),
-        model=spec,
+        model=UNTRAINED,
         norm=NormSpec(kind="bn"),
-        preprocessing=Preprocessing(
-            in_channels=1, bit_depth=8, mean=(120.0,), std=(40.0,), stride_px=spec.stride_px
-        ),
+        preprocessing=preprocessing,
         operating_point=OperatingPoint(
             # An untrained network says about one half everywhere.
             classes={"pit": ClassThreshold(threshold=0.01), "scratch": ClassThreshold()}
@@ -65,7 +84,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dataset_digest="0" * 64,
     )
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("trained") / "bundle"
     write_bundle(path, info, build_network(info).state_dict())
     return path
 

@@ -20,6 +20,7 @@ from models import FrozenModel, load_bundle
 from service.database.engine import session_factory
 from service.database.tables import Job, Model
 from service.storage import Storage
+from tests.oracles.bayer import demosaiced, mosaic_of
 
 WIDTH, HEIGHT = 96, 64
 
@@ -35,12 +36,12 @@ def pixels() -> Any:
     return np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
 
 
-AddModel = Callable[[str], str]
+AddModel = Callable[..., str]
 
 
 @pytest.fixture
 def add_model(engine: Engine, storage: Storage, version_id: str, bundle: Path) -> AddModel:
-    def add(name: str) -> str:
+    def add(name: str, source: Path = bundle) -> str:
         with session_factory(engine).begin() as session:
             session.add(Job(id=f"job_{name}", version_id=version_id, status="succeeded", spec={}))
             session.flush()
@@ -48,7 +49,7 @@ def add_model(engine: Engine, storage: Storage, version_id: str, bundle: Path) -
             session.add(
                 Model(id=f"mdl_{name}", job_id=f"job_{name}", version_id=version_id, report=report)
             )
-        shutil.copytree(bundle, storage.bundle_dir(f"mdl_{name}"))
+        shutil.copytree(source, storage.bundle_dir(f"mdl_{name}"))
         return f"mdl_{name}"
 
     return add
@@ -175,6 +176,49 @@ def test_a_frame_the_model_was_not_trained_for_is_refused(
     deep = png(pixels.astype(np.uint16) * 257)
     problem = client.post("/predict", files={"file": ("a.png", deep)}).json()
     assert (problem["status"], problem["code"]) == (422, "bit_depth_mismatch")
+
+
+def test_a_raw_bayer_frame_is_demosaiced_as_its_model_was_taught(
+    client: TestClient, add_model: AddModel, bayer_bundle: Path
+) -> None:
+    model = add_model("raw", bayer_bundle)
+    seen = np.random.default_rng(5).integers(0, 2**16, (HEIGHT, WIDTH, 3), dtype=np.uint16)
+    mosaic = mosaic_of(seen, "GBRG")
+    answer = client.post(
+        f"/predict?model={model}&include=probabilities,overlay",
+        files={"file": ("a.png", png(mosaic))},
+    ).json()
+    assert answer["warnings"][0] == "Bayer GBRG demosaiced"
+    assert "mono frame repeated in the model's three channels" not in answer["warnings"]
+
+    def picture(name: str) -> Any:
+        raw = np.frombuffer(base64.b64decode(answer["pictures"][name]), np.uint8)
+        return cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
+
+    expected = FrozenModel(load_bundle(bayer_bundle), "auto").inspect(demosaiced(mosaic, "GBRG"))
+    served = picture("probabilities/pit")
+    assert np.ptp(served) > 100, "a constant map would prove nothing"
+    np.testing.assert_array_equal(served, np.rint(expected.probabilities[0] * 65_535))
+    assert (picture("overlay").std(axis=2) > 0).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("pixels", "code"),
+    [
+        (np.zeros((HEIGHT, WIDTH, 3), np.uint16), "bayer_colour"),
+        (np.zeros((HEIGHT, WIDTH + 1), np.uint16), "bayer_odd_size"),
+        (np.zeros((HEIGHT, WIDTH), np.uint8), "bit_depth_mismatch"),
+    ],
+)
+def test_what_is_no_raw_frame_of_the_models_camera_is_refused_by_name(
+    client: TestClient, add_model: AddModel, bayer_bundle: Path, pixels: Any, code: str
+) -> None:
+    model = add_model("raw", bayer_bundle)
+    answer = client.post(f"/predict?model={model}", files={"file": ("a.png", png(pixels))})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (422, code)
+    assert problem["hint"]
+    assert code == "bit_depth_mismatch" or problem["file"] == "a.png"
 
 
 def test_a_frame_larger_than_allowed_is_refused(

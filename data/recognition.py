@@ -165,13 +165,9 @@ def recognize_layout(
             that is not declared.
     """
     many = tuple(sorted(name for name, raw in contents.items() if _is_of_many_frames(name, raw)))
-    own = {form: _labels_of(sample, names) for form, sample in _OWN_SAMPLES.items()}
-    if not any(_is_trained_on(name) for name in names):
-        own["mvtec"] = []
     frames = frozenset(found.key for found in _samples(names).values() if found.kind == "image")
     class_masks = ClassMasks(frames, tuple(declared or ()), is_named=named == "class_masks")
-    may_be = class_masks.is_named or (named is None and not own["mvtec"])
-    own["class_masks"] = class_masks.files(names) if may_be else []
+    own = _labels_of_their_own(names, class_masks, named)
     # A mask of ground_truth/<defect> would pair with test/<defect> in no other layout.
     claimed = set().union(*own.values())
     labels, labelled = _count([name for name in names if name not in claimed], many)
@@ -196,6 +192,18 @@ def recognize_layout(
         class_masks=class_masks if name == "class_masks" else None,
     )
     return replace(layout, notes=_notes(layout, names))
+
+
+def _labels_of_their_own(
+    names: Sequence[str], class_masks: ClassMasks, named: LayoutName | None
+) -> dict[LayoutName, list[str]]:
+    """Return the label files of the layouts whose names pair in a way of their own."""
+    own = {form: _labels_of(sample, names) for form, sample in _OWN_SAMPLES.items()}
+    if not any(_is_trained_on(name) for name in names):
+        own["mvtec"] = []
+    may_be = class_masks.is_named or (named is None and not own["mvtec"])
+    own["class_masks"] = class_masks.files(names) if may_be else []
+    return own
 
 
 def check_classes(layout: Layout, declared: Sequence[str] | None) -> None:

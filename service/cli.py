@@ -95,16 +95,10 @@ def upload(
     url: Url = _DEFAULT_URL,
 ) -> None:
     """Upload a folder or an archive; run it again to go on where it was cut off."""
-    from data import DataError
     from service.client import HairlineClient, HairlineError
-    from service.folder_upload import list_folder
 
     pattern = None if bayer is None else _bayer_pattern(bayer)
-    try:
-        found = None if source.is_file() else list_folder(source)
-        numbered = found.yolo_classes() if found is not None else None
-    except (DataError, OSError) as error:
-        raise _exit(f"{error}.") from error
+    found, numbered = (None, None) if source.is_file() else _look_into(source)
     if found is not None and layout is not None:
         raise _exit("A layout is for an archive: pack the folder, then upload that.")
     with HairlineClient(url) as client:
@@ -120,6 +114,18 @@ def upload(
             raise _exit(f"{source} can't be read: {error}") from error
     if rejected:
         raise typer.Exit(1)
+
+
+def _look_into(folder: Path) -> "tuple[FolderFiles, tuple[str, ...] | None]":
+    """Return a folder's files, and the classes as its YOLO files number them."""
+    from data import DataError
+    from service.folder_upload import list_folder
+
+    try:
+        found = list_folder(folder)
+        return found, found.yolo_classes()
+    except (DataError, OSError) as error:
+        raise _exit(f"{error}.") from error
 
 
 def _send_folder(client: "HairlineClient", dataset_id: str, found: "FolderFiles") -> bool:

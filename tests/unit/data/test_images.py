@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import ImageError, PixelLimits, decode_image, read_header
+from tests.corpus.entries import pillow, png, tiff
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)
@@ -21,31 +21,13 @@ MONO = COLOUR[:, :, 0].copy()
 MONO16 = RNG.integers(0, 65536, (60, 80), dtype=np.uint16)
 COLOUR16 = RNG.integers(0, 65536, (60, 80, 3), dtype=np.uint16)
 
-
-def pillow(kind: str, pixels: Any, mode: str | None = None, **options: Any) -> bytes:
-    picture = Image.fromarray(pixels)
-    buffer = io.BytesIO()
-    (picture if mode is None else picture.convert(mode)).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def tiff(pixels: Any, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, pixels, **options)
-    return buffer.getvalue()
-
-
-def png(pixels: Any) -> bytes:
-    return bytes(imagecodecs.png_encode(pixels))
-
-
 LOSSLESS: dict[str, tuple[bytes, Any]] = {
     "png mono": (png(MONO), MONO),
     "png colour": (png(COLOUR), COLOUR),
     "png mono 16": (png(MONO16), MONO16),
     "png colour 16": (png(COLOUR16), COLOUR16),
-    "bmp mono": (pillow("BMP", MONO), MONO),
-    "bmp colour": (pillow("BMP", COLOUR), COLOUR),
+    "bmp mono": (pillow(MONO, "BMP"), MONO),
+    "bmp colour": (pillow(COLOUR, "BMP"), COLOUR),
     "tiff mono": (tiff(MONO, photometric="minisblack"), MONO),
     "tiff mono 16": (tiff(MONO16, photometric="minisblack"), MONO16),
     "tiff big-endian 16": (tiff(MONO16, photometric="minisblack", byteorder=">"), MONO16),
@@ -62,9 +44,9 @@ LOSSLESS: dict[str, tuple[bytes, Any]] = {
     ),
 }
 LOSSY = {
-    "jpeg colour": pillow("JPEG", COLOUR, quality=95),
-    "jpeg progressive": pillow("JPEG", COLOUR, progressive=True),
-    "jpeg mono": pillow("JPEG", MONO),
+    "jpeg colour": pillow(COLOUR, "JPEG", quality=95),
+    "jpeg progressive": pillow(COLOUR, "JPEG", progressive=True),
+    "jpeg mono": pillow(MONO, "JPEG"),
 }
 VALID = {**{name: raw for name, (raw, _) in LOSSLESS.items()}, **LOSSY}
 
@@ -198,7 +180,7 @@ def test_a_png_named_jpg_is_read_and_noted() -> None:
 @pytest.mark.parametrize(
     ("raw", "code"),
     [
-        (pillow("JPEG", COLOUR, "CMYK"), "image_colour_space"),
+        (pillow(COLOUR, "JPEG", "CMYK"), "image_colour_space"),
         (tiff(MONO.astype(np.float32), photometric="minisblack"), "image_bit_depth"),
         (tiff(MONO.astype(np.int16), photometric="minisblack"), "image_bit_depth"),
         (tiff(np.stack([MONO] * 2), photometric="minisblack"), "image_multipage"),
@@ -233,7 +215,7 @@ def test_a_palette_is_expanded_and_one_of_greys_is_mono() -> None:
     np.testing.assert_array_equal(decoded.pixels, np.asarray(coloured.convert("RGB")))
     assert decoded.notes == ("palette expanded",)
     # An 8-bit BMP always has a palette; a camera's is the ramp of greys.
-    assert decode_image(pillow("BMP", MONO), name="frame").pixels.ndim == 2
+    assert decode_image(pillow(MONO, "BMP"), name="frame").pixels.ndim == 2
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -242,7 +224,7 @@ def test_exif_orientation_is_applied_as_the_standard_says(kind: str, orientation
     pixels = np.kron(np.arange(12, dtype=np.uint8).reshape(3, 4) * 20, np.ones((16, 16), np.uint8))
     exif = Image.Exif()
     exif[274] = orientation
-    raw = pillow(kind, pixels, exif=exif)
+    raw = pillow(pixels, kind, exif=exif)
     decoded = decode_image(raw, name="frame")
     transposed = Image.fromarray(pixels)
     if orientation > 1:
@@ -264,7 +246,7 @@ def test_exif_orientation_is_applied_as_the_standard_says(kind: str, orientation
 
 
 def test_a_camera_bmp_that_is_stored_top_down_is_read() -> None:
-    raw = bytearray(pillow("BMP", COLOUR))
+    raw = bytearray(pillow(COLOUR, "BMP"))
     (height,) = struct.unpack_from("<i", raw, 22)
     struct.pack_into("<i", raw, 22, -height)
     np.testing.assert_array_equal(decode_image(bytes(raw), name="frame").pixels, COLOUR[::-1])

@@ -1,6 +1,5 @@
 """WebP frames: RFC 9649's container around a lossy (VP8) or lossless (VP8L) picture."""
 
-import io
 import struct
 from typing import Any
 
@@ -12,15 +11,14 @@ from PIL import Image
 
 from data import ImageError, LabelError, PixelLimits, decode_image, read_header, read_mask
 from data.layout import sample_key
+from tests.corpus.entries import pillow
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 RGBA = np.dstack([COLOUR, np.full(COLOUR.shape[:2], 7, np.uint8)])
 
 
 def webp(pixels: Any, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", **options)
-    return buffer.getvalue()
+    return pillow(pixels, "WEBP", **options)
 
 
 def oriented(orientation: int) -> bytes:

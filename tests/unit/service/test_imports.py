@@ -116,6 +116,7 @@ def test_what_is_wrong_in_an_archive_is_listed_and_the_rest_is_kept(
         (_zip({"a.png": b"x" * 5000})[:-40], "archive_damaged"),
         (_tar_gz({"a.png": os.urandom(5000)})[:-900], "archive_damaged"),
     ],
+    ids=["nothing", "zip", "tar", "zip of a Mac", "text", "cut zip", "cut tar"],
 )
 def test_an_empty_or_damaged_archive_is_refused_and_leaves_nothing(
     client: TestClient, storage: Storage, engine: Engine, content: bytes, code: str

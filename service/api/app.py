@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from importlib import metadata
 from typing import Any
 
@@ -16,6 +17,7 @@ from service.api import (
     imports,
     items,
     jobs,
+    ledger,
     models,
     predict,
     problems,
@@ -31,6 +33,7 @@ from service.datasets.measurements import FrameMeasurer
 from service.datasets.picture_cache import PictureCache
 from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
+from service.ledger.journal import Ledger, Retention
 from service.settings import Settings
 from service.storage import Storage
 
@@ -74,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         models.router,
         deployments.router,
         predict.router,
+        ledger.router,
         health.router,
     ):
         app.include_router(router)
@@ -106,10 +110,19 @@ def _describe_problems(app: FastAPI) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await anyio.to_thread.run_sync(migrate.upgrade, app.state.engine)
     await anyio.to_thread.run_sync(_clear_abandoned, app)
+    app.state.ledger = await anyio.to_thread.run_sync(_open_ledger, app.state.settings)
     yield
     await anyio.to_thread.run_sync(app.state.measurer.close)
     await anyio.to_thread.run_sync(app.state.inference.close)
+    await anyio.to_thread.run_sync(app.state.ledger.close)
     app.state.engine.dispose()
+
+
+def _open_ledger(settings: Settings) -> Ledger:
+    days = settings.ledger_max_age_days
+    max_age = None if days is None else timedelta(days=days)
+    retention = Retention(max_bytes=settings.ledger_max_bytes, max_age=max_age)
+    return Ledger(settings.ledger_dir, retention)
 
 
 def _clear_abandoned(app: FastAPI) -> None:

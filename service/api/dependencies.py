@@ -11,6 +11,7 @@ from service.api.archive_pieces import ArchivePieces
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
+from service.ledger.journal import Ledger
 from service.settings import Settings
 from service.storage import Storage
 
@@ -43,6 +44,12 @@ def get_inference(request: Request) -> InferenceEngine:
     """Return the engine that owns the device."""
     inference: InferenceEngine = request.app.state.inference
     return inference
+
+
+def get_ledger(request: Request) -> Ledger:
+    """Return the record of inspections."""
+    ledger: Ledger = request.app.state.ledger
+    return ledger
 
 
 def get_previews(request: Request) -> PreviewStore:
@@ -81,6 +88,7 @@ WriteSession = Annotated[Session, Depends(get_session, scope="function")]
 ArchivePiecesDependency = Annotated[ArchivePieces, Depends(get_archive_pieces)]
 EngineDependency = Annotated[Engine, Depends(get_engine)]
 InferenceDependency = Annotated[InferenceEngine, Depends(get_inference)]
+LedgerDependency = Annotated[Ledger, Depends(get_ledger)]
 MeasurerDependency = Annotated[FrameMeasurer, Depends(get_measurer)]
 PreviewsDependency = Annotated[PreviewStore, Depends(get_previews)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import logging
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
@@ -11,11 +12,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from data import decode_frame
+from models import BundleInfo
 from service import deployments, model_registry
-from service.api.dependencies import InferenceDependency
+from service.api.dependencies import InferenceDependency, LedgerDependency
 from service.api.request_id import current_request_id
-from service.errors import InvalidRequest, PayloadTooLarge
+from service.errors import InvalidRequest, PayloadTooLarge, StorageError
 from service.inference import InferenceEngine
+from service.ledger.journal import Ledger
+from service.ledger.predictions import prediction_body
 from service.pictures import Picture, draw
 from service.resources import (
     DefectResource,
@@ -23,6 +27,8 @@ from service.resources import (
     PredictedImage,
     Prediction,
 )
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["predict"])
 
@@ -63,6 +69,7 @@ class _Wish:
 async def predict(
     request: Request,
     inference: InferenceDependency,
+    ledger: LedgerDependency,
     deployment: Annotated[str | None, Query(description="Default: `default`.")] = None,
     model: Annotated[str | None, Query(description="A model by its id instead.")] = None,
     include: Annotated[
@@ -79,7 +86,12 @@ async def predict(
     frame = await _read_frame(request)
     deadline_s = None if deadline_ms is None else begin + deadline_ms / 1000
     wish = _Wish(model_id, name, pictures, deadline_s)
-    return await run_in_threadpool(_inspect, inference, frame, wish, begin)
+
+    def inspect_and_record() -> Prediction:
+        answer = _inspect(inference, frame, wish, begin)
+        return _recorded(ledger, answer, inference.describe(wish.model_id))
+
+    return await run_in_threadpool(inspect_and_record)
 
 
 def _pictures(include: str | None) -> tuple[Picture, ...]:
@@ -201,6 +213,18 @@ def _inspect(inference: InferenceEngine, frame: _Frame, wish: _Wish, begin: floa
         pictures={name: base64.b64encode(png).decode() for name, png in drawn.items()},
         **common,
     )
+
+
+def _recorded(ledger: Ledger, answer: Prediction, model: BundleInfo) -> Prediction:
+    """Write an answer into the ledger; one that the disk would not take says so."""
+    try:
+        entry = ledger.append(prediction_body(answer, model))
+    except StorageError as error:
+        # The line needs its verdict whether the record of it was kept or not.
+        logger.exception("%s is not in the ledger", answer.request_id)
+        warning = f"not recorded in the ledger: {error.detail}"
+        return answer.model_copy(update={"warnings": (*answer.warnings, warning)})
+    return answer.model_copy(update={"ledger_sequence": entry["sequence"]})
 
 
 def _not_inspected(

@@ -166,12 +166,13 @@ def _on_data_error(request: Request, error: Exception) -> Response:
 
 
 def _on_models_error(request: Request, error: Exception) -> Response:
-    from models.errors import BundleError
+    from models.errors import BundleError, OutputError
 
     if not isinstance(error, ModelsError):
         raise error
-    # A damaged bundle is the service's own; a frame or a specification came with the request.
-    own = isinstance(error, BundleError)
+    # A damaged bundle or a model gone wrong is the service's own; a frame or a specification came
+    # with the request.
+    own = isinstance(error, BundleError | OutputError)
     status = HTTPStatus.INTERNAL_SERVER_ERROR if own else HTTPStatus.UNPROCESSABLE_ENTITY
     if own:
         logger.error("%s: %s", error.code, error.detail)

@@ -11,10 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from models import FrozenModel, load_bundle
+from models import FrozenModel, load_bundle, write_bundle
 from service.storage import Storage
 from tests.oracles.bayer import demosaiced, mosaic_of
 
@@ -272,3 +273,19 @@ def test_the_service_is_alive_without_a_worker_but_not_ready(client: TestClient)
     assert client.get("/healthz").json() == {"status": "ok"}
     response = client.get("/readyz")
     assert (response.status_code, response.json()["code"]) == (503, "no_worker")
+
+
+def test_a_model_whose_weights_overflow_gives_an_error_and_never_an_ok(
+    client: TestClient, add_model: Callable[..., str], bundle: Path, tmp_path: Path, pixels: Any
+) -> None:
+    whole = load_bundle(bundle)
+    weights = whole.network.state_dict()
+    weights["encoder.conv1.weight"][0] = torch.inf
+    write_bundle(tmp_path / "bundle", whole.info, weights)
+    model_id = add_model("broken", tmp_path / "bundle")
+
+    answer = client.post(f"/predict?model={model_id}", files={"file": ("a.png", png(pixels))})
+
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "probabilities_not_finite"
+    assert "verdict" not in answer.json()

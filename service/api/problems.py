@@ -1,6 +1,7 @@
 """The one place where an error becomes an answer: ``application/problem+json`` (RFC 9457)."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
@@ -136,6 +137,10 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("%s: %s", error.code, error.detail)
+    headers = {}
+    if isinstance(error, NotReady) and error.retry_after_s is not None:
+        # RFC 9110, section 10.2.3, knows whole seconds alone.
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     files = None
     if isinstance(error, FilesRejected):
         files = [asdict(outcome) for outcome in error.outcomes]
@@ -144,6 +149,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
         status,
         error.code,
         error.detail,
+        headers=headers,
         file=error.file,
         where=error.where,
         hint=error.hint,

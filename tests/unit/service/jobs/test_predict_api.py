@@ -5,6 +5,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,27 @@ def test_a_model_whose_weights_overflow_gives_an_error_and_never_an_ok(
     assert answer.status_code == 500
     assert answer.json()["code"] == "probabilities_not_finite"
     assert "verdict" not in answer.json()
+
+
+def test_when_too_many_frames_wait_the_next_is_told_to_come_again(
+    client: TestClient, served: str
+) -> None:
+    large = np.random.default_rng(3).integers(0, 256, (640, 640), dtype=np.uint8)
+    done, encoded = cv2.imencode(".bmp", large)
+    assert done
+
+    def send(_: int) -> Any:
+        headers = {"Content-Type": "image/bmp"}
+        return client.post("/predict", content=bytes(encoded), headers=headers)
+
+    with ThreadPoolExecutor(40) as threads:
+        answers = list(threads.map(send, range(40)))
+
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert refused
+    for answer in refused:
+        assert answer.status_code == 503
+        assert answer.json()["code"] == "inference_busy"
+        assert int(answer.headers["retry-after"]) >= 1
+    # Every frame that was taken was inspected.
+    assert {answer.json()["verdict"] for answer in answers if answer.status_code == 200} == {"NG"}

@@ -1,6 +1,6 @@
 """Archives on their way into a data set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
 from data.recognition import LayoutName
-from service.api.archive_pieces import read_piece, read_repr_digest
+from service.api.archive_pieces import read_piece
 from service.api.dependencies import (
     ArchivePiecesDependency,
     EngineDependency,
@@ -18,6 +18,7 @@ from service.api.dependencies import (
     SettingsDependency,
     StorageDependency,
 )
+from service.api.digest_headers import read_digest
 from service.api.idempotency import IdempotencyKey
 from service.datasets.imports import get_import, import_resource, queue_import
 from service.datasets.resources import ImportResource
@@ -61,7 +62,11 @@ _PIECES: dict[int | str, dict[str, Any]] = {
                 "schema": {"type": "string"},
             }
         },
-        "content": {"application/json": {"example": {"received": 8388608, "total": 2147483648}}},
+        "content": {
+            "application/json": {
+                "example": {"received": 8388608, "total": 2147483648, "unverified_bytes": 0}
+            }
+        },
     }
 }
 
@@ -73,8 +78,18 @@ ContentRange = Annotated[
         "what is there. Needs an Idempotency-Key, the upload's name.",
     ),
 ]
+# Lists, because a field may come in several lines.
+ContentDigest = Annotated[
+    list[str] | None,
+    Header(
+        alias="Content-Digest",
+        description="`sha-256=:BASE64:` of this request's body (RFC 9530). A piece that arrives "
+        "with another is refused, and none of it is kept. Without it the piece is taken unverified "
+        "and counted in `unverified_bytes`.",
+    ),
+]
 ReprDigest = Annotated[
-    str | None,
+    list[str] | None,
     Header(
         alias="Repr-Digest",
         description="`sha-256=:BASE64:` of the whole archive (RFC 9530), in any of its requests: "
@@ -100,6 +115,7 @@ async def put_archive(
     pieces: ArchivePiecesDependency,
     idempotency_key: IdempotencyKey = None,
     content_range: ContentRange = None,
+    content_digest: ContentDigest = None,
     repr_digest: ReprDigest = None,
     layout: LayoutQuery = None,
 ) -> Response:
@@ -108,7 +124,8 @@ async def put_archive(
     With `Content-Range` it comes in pieces: each is answered with 308 until the last byte is there.
     What has arrived is kept for seven days, so that an upload that was cut off goes on.
     """
-    sha256 = read_repr_digest(repr_digest)
+    sha256 = read_digest(content_digest, "Content-Digest")
+    total_sha256 = read_digest(repr_digest, "Repr-Digest")
     if idempotency_key is None:
         if content_range is not None:
             raise InvalidRequest(
@@ -117,10 +134,12 @@ async def put_archive(
                 where="header/Idempotency-Key",
                 hint="Send the same Idempotency-Key, of your own choice, with each of its pieces.",
             )
-        receive = partial(_receive_whole, engine, storage, settings, dataset_id, sha256, layout)
+        told = [digest for digest in (sha256, total_sha256) if digest is not None]
+        receive = partial(_receive_whole, engine, storage, settings, dataset_id, told, layout)
     else:
-        piece = read_piece(content_range, request.headers.get("Content-Length"))
-        receive = partial(pieces.receive, dataset_id, idempotency_key, piece, sha256, layout)
+        length = request.headers.get("Content-Length")
+        piece = read_piece(content_range, length, sha256=sha256, total_sha256=total_sha256)
+        receive = partial(pieces.receive, dataset_id, idempotency_key, piece, layout)
     return await anyio.to_thread.run_sync(receive, _chunks(request))
 
 
@@ -129,11 +148,11 @@ def _receive_whole(
     storage: StorageDependency,
     settings: SettingsDependency,
     dataset_id: str,
-    sha256: str | None,
+    told: Sequence[bytes],
     layout: LayoutName | None,
     chunks: Iterator[bytes],
 ) -> JSONResponse:
-    row = queue_import(engine, storage, settings, dataset_id, chunks, sha256=sha256, layout=layout)
+    row = queue_import(engine, storage, settings, dataset_id, chunks, told=told, layout=layout)
     return JSONResponse(
         {"import": import_resource(row).model_dump(mode="json")},
         status.HTTP_202_ACCEPTED,

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,10 @@ def queue_import(
     dataset_id: str,
     chunks: Iterable[bytes],
     *,
-    sha256: str | None = None,
+    told: Sequence[bytes] = (),
     layout: LayoutName | None = None,
 ) -> Import:
-    """Receive an archive, check it (also against its digest, if given), and queue its import.
+    """Receive an archive, check it, also against the digests its sender has told, and queue it.
 
     The import recognizes a layout that is left open.
 
@@ -77,24 +77,42 @@ def queue_import(
     import_id = new_id("imp")
     limited = _limited(chunks, settings.max_archive_bytes)
     archive, total = storage.put_archive(import_id, limited, count_members)
-    if sha256 not in (None, archive.sha256):
+    if any(digest.hex() != archive.sha256 for digest in told):
         storage.archive_path(import_id).unlink()
         raise digest_mismatch(archive.sha256)
-    row = new_import(import_id, dataset_id, archive.sha256, total, layout)
+    transfer = Transfer(archive.sha256, None, 0 if told else archive.byte_count)
+    row = new_import(import_id, dataset_id, transfer, total, layout)
     with session_factory(engine).begin() as session:
         session.add(row)
     return row
 
 
+@dataclass(frozen=True)
+class Transfer:
+    """How an archive arrived.
+
+    Attributes:
+        sha256: Of the whole; None if it came in pieces between which the server was restarted.
+        pieces_digest: Of its pieces (`service.upload_record`); None if it came as a whole.
+        unverified_bytes: How many came without a digest of their sender's.
+    """
+
+    sha256: str | None
+    pieces_digest: str | None
+    unverified_bytes: int
+
+
 def new_import(
-    import_id: str, dataset_id: str, archive_sha256: str, total: int, layout: LayoutName | None
+    import_id: str, dataset_id: str, transfer: Transfer, total: int, layout: LayoutName | None
 ) -> Import:
     """Return the row that queues an archive's import."""
     return Import(
         id=import_id,
         dataset_id=dataset_id,
         status="queued",
-        archive_sha256=archive_sha256,
+        archive_sha256=transfer.sha256,
+        pieces_digest=transfer.pieces_digest,
+        unverified_bytes=transfer.unverified_bytes,
         total=total,
         layout=None if layout is None else {"name": layout, "is_named": True},
     )
@@ -112,6 +130,11 @@ def import_resource(row: Import) -> ImportResource:
             "rejected": row.outcomes,
             "error": row.error,
             "layout": row.layout,
+            "transfer": {
+                "sha256": row.archive_sha256,
+                "pieces_digest": row.pieces_digest,
+                "unverified_bytes": row.unverified_bytes,
+            },
             "created_at": row.created_at,
         }
     )
@@ -356,10 +379,10 @@ def digest_mismatch(sha256: str) -> InvalidRequest:
     """Return the error that an archive is not the one its sender announced."""
     return InvalidRequest(
         "archive_digest_mismatch",
-        f"the archive that arrived has the SHA-256 {sha256}, another than Repr-Digest says",
+        f"the archive that arrived has the SHA-256 {sha256}, another than its sender says",
         file=ARCHIVE_NAME,
         where="whole file",
-        hint="The file was changed while it was sent; send it again from the beginning.",
+        hint="It was changed while or before it was sent; send it again from the beginning.",
     )
 
 

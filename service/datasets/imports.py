@@ -1,19 +1,18 @@
 """Importing an archive: kept and checked by the API, unpacked file by file by the worker.
 
 Nothing is unpacked to disk: each member goes the way of an uploaded file.  A worker killed in
-between leaves an import whose accepted files are rows already; the next worker goes on behind the
-last progress it finds, and the few files after it are found to be known.
+between leaves an import whose accepted files are rows already, counted in the transactions that
+made them rows; the next worker goes on behind them and opens none of them.
 """
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from data import ArchiveError, DataError
@@ -27,12 +26,12 @@ from service.datasets.archive_layout import (
     members,
 )
 from service.datasets.class_masks import ClassMaskSpool
+from service.datasets.import_progress import PENDING, ImportLost, ImportProgress
 from service.datasets.incoming import IncomingFile
-from service.datasets.kept_blobs import RESTORED_NOTES
 from service.datasets.repository import get_dataset
 from service.datasets.resources import ImportResource
 from service.datasets.uploads import Uploads
-from service.errors import FileOutcome, InvalidRequest, NotFound, PayloadTooLarge, ServiceError
+from service.errors import InvalidRequest, NotFound, PayloadTooLarge, ServiceError
 from service.ids import new_id
 from service.partial_uploads import import_ids_under_way
 from service.settings import Settings
@@ -42,11 +41,6 @@ logger = logging.getLogger(__name__)
 
 # How long an archive without an import is kept, should somebody be about to add the row.
 ABANDONED_AFTER_S = 24 * 3600
-_PROGRESS_EVERY_S = 1.0
-
-# Notes of single files; beyond, their number is told.
-_MOST_NOTES = 50
-_PENDING = ("queued", "running")
 
 
 def queue_import(
@@ -153,26 +147,34 @@ def get_import(session: Session, dataset_id: str, import_id: str) -> Import:
 def run_import(engine: Engine, storage: Storage, settings: Settings, import_id: str) -> None:
     """Take the files of a claimed import into its data set.
 
-    Call it again after a kill: it goes on where it was.  It ends early, leaving the import alone,
-    when the import's owner is no longer the one it began under.
+    Call it again after a kill: it goes on behind the last file that became a row.  It ends early,
+    leaving the import alone, when the import's owner is no longer the one it began under.
 
-    Side effects: rows and blobs as `Uploads.accept` makes them; the import's progress about once a
-    second; the archive is removed when the import has ended, also when this raises.
+    Side effects: rows and blobs as `Uploads.accept` makes them, and the import's progress with
+    them; what was read is logged; the archive is removed when the import has ended, also when this
+    raises.
 
     Raises:
         Exception: What no file of the archive is to blame for; the caller records it.
     """
-    progress = _Progress(engine, import_id)
+    progress = ImportProgress(engine, import_id)
     path = storage.archive_path(import_id)
     try:
         layout = _recognize(progress, path, settings)
         uploads = Uploads(engine, storage, settings, progress.dataset_id, layout)
-        with ClassMaskSpool(storage, settings, layout) as masks:
+        with ClassMaskSpool(storage, settings, layout, uploads.read) as masks:
             _run(progress, uploads, layout, masks, path)
+        logger.info(
+            "%s: read %d files of %d bytes from the archive, decoded %d frames",
+            import_id,
+            uploads.read.files,
+            uploads.read.byte_count,
+            uploads.decoded_frames,
+        )
     except (DataError, ServiceError) as error:
         logger.warning("%s: %s", import_id, error)
         progress.end("failed", _failure(error, path))
-    except _LostError:
+    except ImportLost:
         logger.warning("%s: another worker has taken it over", import_id)
         return
     except Exception:
@@ -212,7 +214,7 @@ def clear_archives(
     """
     spared = import_ids_under_way(storage, older_than=unfinished_older_than)
     with session_factory(engine, writes=False)() as session:
-        spared.update(session.scalars(select(Import.id).where(Import.status.in_(_PENDING))))
+        spared.update(session.scalars(select(Import.id).where(Import.status.in_(PENDING))))
     removed = 0
     for path in storage.spool_dir.glob("*.archive"):
         # Another process may have removed the file in between.
@@ -223,79 +225,7 @@ def clear_archives(
     return removed
 
 
-class _LostError(Exception):
-    """Another worker owns the import now."""
-
-
-class _Progress:
-    """An import's row, written only while its owner is the one at the beginning."""
-
-    def __init__(self, engine: Engine, import_id: str) -> None:
-        self._writes = session_factory(engine)
-        self._id = import_id
-        with session_factory(engine, writes=False)() as session:
-            row = session.get(Import, import_id)
-            if row is None or row.status not in _PENDING:
-                raise NotFound("import_not_found", f"{import_id} is no import under way")
-            self.dataset_id = row.dataset_id
-            self.done = row.done
-            self.layout = row.layout
-            self.classes = get_dataset(session, row.dataset_id).classes
-            self.outcomes: list[dict[str, Any]] = list(row.outcomes)
-            self._owner = row.owner
-        self._written_at = time.monotonic()
-
-    def add(self, outcome: FileOutcome) -> None:
-        if outcome.outcome == "rejected":
-            self.outcomes.append(asdict(outcome))
-        # A frame's own notes are in its item; others are nowhere else.
-        elsewhere = [n for n in outcome.notes if outcome.item is None or n in RESTORED_NOTES]
-        if elsewhere and self.layout is not None:
-            found = [f"{outcome.file}: {note}" for note in elsewhere]
-            self.layout = self.layout | {"notes": _added(self.layout["notes"], found)}
-        self.pass_over()
-
-    def pass_over(self) -> None:
-        """Count a file that the layout leaves out."""
-        self.done += 1
-        if time.monotonic() - self._written_at >= _PROGRESS_EVERY_S:
-            self._write(status="running")
-
-    def recognize(self, layout: Layout) -> None:
-        """Write the layout, keeping what an interrupted run noted about files."""
-        noted = (self.layout or {}).get("notes", [])
-        self.layout = {
-            "name": layout.name,
-            "is_named": layout.is_named,
-            "evidence": layout.evidence,
-            "notes": _added(layout.notes, noted),
-        }
-        self._write(status="running")
-
-    def end(self, status: str, error: dict[str, Any] | None = None) -> None:
-        self._write(status=status, error=error, owner=None, lease_until=None)
-
-    def _write(self, **values: Any) -> None:
-        values |= {"done": self.done, "outcomes": self.outcomes, "layout": self.layout}
-        statement = (
-            update(Import)
-            .where(Import.id == self._id, Import.status.in_(_PENDING))
-            .where(Import.owner.is_not_distinct_from(self._owner))
-            .values(**values)
-            .returning(Import.id)
-        )
-        with self._writes.begin() as session:
-            if session.scalar(statement) is None:
-                raise _LostError(self._id)
-        self._written_at = time.monotonic()
-
-
-def _added(notes: Sequence[str], more: Sequence[str]) -> list[str]:
-    """Return the notes with those that are new, up to a number that a person reads."""
-    return [*notes, *(note for note in more if note not in notes)][:_MOST_NOTES]
-
-
-def _recognize(progress: _Progress, path: Path, settings: Settings) -> Layout:
+def _recognize(progress: ImportProgress, path: Path, settings: Settings) -> Layout:
     row = progress.layout
     layout = archive_layout(
         path,
@@ -308,7 +238,7 @@ def _recognize(progress: _Progress, path: Path, settings: Settings) -> Layout:
 
 
 def _run(
-    progress: _Progress, uploads: Uploads, layout: Layout, masks: ClassMaskSpool, path: Path
+    progress: ImportProgress, uploads: Uploads, layout: Layout, masks: ClassMaskSpool, path: Path
 ) -> None:
     position = 0
     for member in frames_first(path, layout):
@@ -320,7 +250,8 @@ def _run(
         if layout.leaves_out(member.name):
             progress.pass_over()
         else:
-            progress.add(uploads.accept(IncomingFile(member.name, member.open)))
+            file = IncomingFile(member.name, member.open)
+            progress.add(uploads.accept(file, progress.journal))
     for frame in masks.frames():
         # A run that was killed may have counted some of a frame's files.
         counted = max(progress.done - position, 0)

@@ -23,7 +23,6 @@ from data.layout import SampleKey, clean_name
 from data.recognition import PAIRED_BY_NAME, Layout
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label
-from service.datasets.coco_labels import ManyFramesKind, add_labels
 from service.datasets.incoming import (
     IncomingFile,
     Journal,
@@ -34,6 +33,7 @@ from service.datasets.incoming import (
 )
 from service.datasets.kept_blobs import KeptBlobs
 from service.datasets.labels import count_classes, dump_labels, good_label
+from service.datasets.labels_of_many_frames import ManyFramesKind, add_labels
 from service.datasets.repository import find_item, find_label, get_dataset, get_item
 from service.datasets.upload_conflicts import (
     image_conflict,

@@ -30,6 +30,8 @@ _LONGEST_PAUSE_S = 10.0
 # What a proxy in front of a service that restarts answers, and the service while it is not ready.
 _PASSING_STATUSES = frozenset({408, 502, 503, 504})
 _PASSING_CODES = frozenset({"upload_busy", "upload_offset", "content_digest_mismatch"})
+# The service keeps the archive of an import that failed so; only the layout must be named.
+_CURED_BY_A_LAYOUT = frozenset({"layout_ambiguous", "layout_mismatch"})
 _MORE_TO_COME = 308
 
 # Bytes that are there, and bytes of the whole archive.
@@ -41,7 +43,7 @@ class ArchiveUpload:
     """An archive that is there whole.
 
     Attributes:
-        queued: Its import, as it was when the last byte had arrived.
+        queued: Its import, as it was when the last byte had arrived, or its layout was named.
         sent_bytes: What this call has sent; 0 if the archive was there already.
     """
 
@@ -119,10 +121,29 @@ def send_archive(
         if sender.sent_bytes:
             break
         # The answer is the one of that time; an import that failed since is tried under a new name.
-        now = transport.call("GET", f"{dataset_path}/imports/{queued.id}")
+        import_path = f"{dataset_path}/imports/{queued.id}"
+        now = transport.call("GET", import_path)
         if now["status"] != "failed":
             break
+        if now["error"] is not None and now["error"]["code"] in _CURED_BY_A_LAYOUT:
+            if layout is None:
+                # It would only fail again.
+                break
+            named = _name_layout(transport, import_path, layout)
+            if named is not None:
+                return ArchiveUpload(named, 0)
     return ArchiveUpload(queued, sender.sent_bytes)
+
+
+def _name_layout(transport: Transport, import_path: str, layout: str) -> ImportResource | None:
+    """Return the import, queued again in that layout, None if its archive is no longer there."""
+    try:
+        answer = transport.call("PUT", f"{import_path}/layout", json={"name": layout})
+    except HairlineError as error:
+        if error.code == "archive_gone":
+            return None
+        raise
+    return ImportResource.model_validate(answer)
 
 
 class _Sender:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import anyio
 from fastapi import APIRouter, Header, Query, Request, Response, status
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import ClientDisconnect
 
 from data.recognition import LayoutName
@@ -17,10 +18,11 @@ from service.api.dependencies import (
     ReadSession,
     SettingsDependency,
     StorageDependency,
+    WriteSession,
 )
 from service.api.digest_headers import read_digest
 from service.api.idempotency import IdempotencyKey
-from service.datasets.imports import get_import, import_resource, queue_import
+from service.datasets.imports import get_import, import_resource, name_layout, queue_import
 from service.datasets.resources import ImportResource
 from service.errors import InvalidRequest
 
@@ -28,7 +30,8 @@ LayoutQuery = Annotated[
     LayoutName | None,
     Query(
         description="How the archive's files belong together. Left out, it is recognized, or the "
-        "import fails with layout_ambiguous; named, labels of other formats are left out."
+        "import fails with layout_ambiguous, and its layout may be named then; named, labels of "
+        "other formats are left out."
     ),
 ]
 
@@ -197,3 +200,28 @@ def delete_archive(
 def read_import(dataset_id: str, import_id: str, session: ReadSession) -> ImportResource:
     """Return how far an import is and which files it had to reject."""
     return import_resource(get_import(session, dataset_id, import_id))
+
+
+class NamedLayout(BaseModel):
+    """How an archive's files belong together."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "coco"}]})
+
+    name: LayoutName
+
+
+@router.put(
+    "/imports/{import_id}/layout", summary="Name the layout of an archive that was received"
+)
+def put_layout(
+    dataset_id: str,
+    import_id: str,
+    layout: NamedLayout,
+    session: WriteSession,
+    storage: StorageDependency,
+) -> ImportResource:
+    """Queue an import again that failed with `layout_ambiguous` or `layout_mismatch`.
+
+    Its archive is kept for a day after it failed and need not be sent again.
+    """
+    return import_resource(name_layout(session, storage, dataset_id, import_id, layout.name))

@@ -31,7 +31,7 @@ from service.datasets.incoming import IncomingFile
 from service.datasets.repository import get_dataset
 from service.datasets.resources import ImportResource
 from service.datasets.uploads import Uploads
-from service.errors import InvalidRequest, NotFound, PayloadTooLarge, ServiceError
+from service.errors import Conflict, InvalidRequest, NotFound, PayloadTooLarge, ServiceError
 from service.ids import new_id
 from service.partial_uploads import import_ids_under_way
 from service.settings import Settings
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 # How long an archive without an import is kept, should somebody be about to add the row.
 ABANDONED_AFTER_S = 24 * 3600
+# Why an import fails of which only the layout must be named; its archive is kept so long, too.
+CURED_BY_A_LAYOUT = frozenset({"layout_ambiguous", "layout_mismatch"})
 
 
 def queue_import(
@@ -144,6 +146,45 @@ def get_import(session: Session, dataset_id: str, import_id: str) -> Import:
     return row
 
 
+def name_layout(
+    session: Session, storage: Storage, dataset_id: str, import_id: str, layout: LayoutName
+) -> Import:
+    """Queue an import again that failed for its layout, now under the layout that is named.
+
+    Asked again, it returns the import as it is by then.
+
+    Args:
+        session: A writing session.
+        storage: Keeps the archive.
+        dataset_id: The data set.
+        import_id: The import.
+        layout: How the archive's files belong together.
+
+    Raises:
+        NotFound: There is no such import.
+        Conflict: It did not fail for its layout, or its archive is no longer there.
+    """
+    row = get_import(session, dataset_id, import_id)
+    named = {"name": layout, "is_named": True}
+    if row.status != "failed" and (row.layout or {}).items() >= named.items():
+        return row
+    if row.status != "failed" or (row.error or {}).get("code") not in CURED_BY_A_LAYOUT:
+        raise Conflict(
+            "layout_settled",
+            f"{import_id} is {row.status}, and did not fail for its layout",
+            hint="Upload the archive again to import it in another layout.",
+        )
+    if not storage.archive_path(import_id).exists():
+        raise Conflict(
+            "archive_gone",
+            f"the archive of {import_id} was kept for a day and is no longer there",
+            file=ARCHIVE_NAME,
+            hint=f"Upload it again, with ?layout={layout}.",
+        )
+    row.status, row.error, row.layout = "queued", None, named
+    return row
+
+
 def run_import(engine: Engine, storage: Storage, settings: Settings, import_id: str) -> None:
     """Take the files of a claimed import into its data set.
 
@@ -152,7 +193,7 @@ def run_import(engine: Engine, storage: Storage, settings: Settings, import_id: 
 
     Side effects: rows and blobs as `Uploads.accept` makes them, and the import's progress with
     them; what was read is logged; the archive is removed when the import has ended, also when this
-    raises.
+    raises, but not when only its layout must be named.
 
     Raises:
         Exception: What no file of the archive is to blame for; the caller records it.
@@ -174,6 +215,10 @@ def run_import(engine: Engine, storage: Storage, settings: Settings, import_id: 
     except (DataError, ServiceError) as error:
         logger.warning("%s: %s", import_id, error)
         progress.end("failed", _failure(error, path))
+        if error.code in CURED_BY_A_LAYOUT and path.exists():
+            # It is kept from now on, and not from when it arrived.
+            path.touch()
+            return
     except ImportLost:
         logger.warning("%s: another worker has taken it over", import_id)
         return

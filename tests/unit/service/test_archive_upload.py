@@ -81,6 +81,32 @@ def test_an_archive_whose_import_failed_is_sent_again(
     assert again.sent_bytes == archive.stat().st_size
 
 
+def test_an_archive_whose_layout_is_named_later_is_not_sent_again(
+    port: int, tmp_path: Path, pictures: Any, engine: Engine, settings: Settings, storage: Storage
+) -> None:
+    path = tmp_path / "both.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("images/a.png", pictures.frame(0))
+        packed.writestr("masks/a.png", pictures.mask())
+        packed.writestr("annotations/a.json", pictures.labelme("a.png"))
+    with HairlineClient(f"http://127.0.0.1:{port}") as client:
+        dataset_id = dataset_of(client)
+        first = client.upload_archive(dataset_id, path)
+        run_import(engine, storage, settings, first.queued.id)
+        unnamed = client.upload_archive(dataset_id, path)
+        assert (unnamed.queued.id, unnamed.sent_bytes) == (first.queued.id, 0)
+        named = client.upload_archive(dataset_id, path, layout="labelme")
+        assert (named.queued.id, named.sent_bytes) == (first.queued.id, 0)
+        assert named.queued.status == "queued"
+        run_import(engine, storage, settings, first.queued.id)
+        assert client.archive_import(dataset_id, first.queued.id).status == "succeeded"
+        with session_factory(engine).begin() as session:
+            error = {"code": "layout_ambiguous", "detail": "x"}
+            session.execute(update(Import).values(status="failed", error=error))
+        again = client.upload_archive(dataset_id, path, layout="labelme")
+        assert again.sent_bytes == path.stat().st_size, "its archive is no longer there"
+
+
 def test_a_connection_that_is_cut_costs_no_more_than_a_piece(port: int, archive: Path) -> None:
     size = archive.stat().st_size
 

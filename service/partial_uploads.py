@@ -197,8 +197,10 @@ class Part:
                 length += len(chunk)
                 written += len(chunk)
                 if length >= SYNC_EVERY_BYTES:
-                    self._acknowledge_unverified(file, length, part)
+                    # Taken out before: a sync that failed may succeed in vain when asked again.
+                    synced, synced_length = part, length
                     part, length = hashlib.sha256(), 0
+                    self._acknowledge_unverified(file, synced_length, synced)
         finally:
             # Kept under the number of bytes hashed: where a disk failed, fewer are acknowledged.
             if running is not None:

@@ -7,6 +7,7 @@ made them rows; the next worker goes on behind them and opens none of them.
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,9 +216,11 @@ def run_import(engine: Engine, storage: Storage, settings: Settings, import_id: 
     except (DataError, ServiceError) as error:
         logger.warning("%s: %s", import_id, error)
         progress.end("failed", _failure(error, path))
-        if error.code in CURED_BY_A_LAYOUT and path.exists():
-            # It is kept from now on, and not from when it arrived.
-            path.touch()
+        if error.code in CURED_BY_A_LAYOUT:
+            # It is kept from now on, and not from when it arrived.  By now another worker may have
+            # been told the layout and be done with it.
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path)
             return
     except ImportLost:
         logger.warning("%s: another worker has taken it over", import_id)

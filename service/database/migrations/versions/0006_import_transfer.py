@@ -15,12 +15,3 @@ def upgrade() -> None:
         table.alter_column("archive_sha256", existing_type=sa.String(64), nullable=True)
         table.add_column(sa.Column("pieces_digest", sa.String(64), nullable=True))
         table.add_column(sa.Column("unverified_bytes", sa.BigInteger(), nullable=True))
-
-
-def downgrade() -> None:
-    """Undo the revision; an archive that arrived in pieces alone is known by their digest."""
-    op.execute("UPDATE imports SET archive_sha256 = pieces_digest WHERE archive_sha256 IS NULL")
-    with op.batch_alter_table("imports") as table:
-        table.drop_column("unverified_bytes")
-        table.drop_column("pieces_digest")
-        table.alter_column("archive_sha256", existing_type=sa.String(64), nullable=False)

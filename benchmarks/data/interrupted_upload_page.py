@@ -177,8 +177,9 @@ What *read* means here, each time as the running program is seen to do it:
   again.
 - by a **server**: the same from the moment it was ready to its kill or to the queued import, less
   what the relay had taken for it. What is left is code loaded late, rows, and the archive's
-  directory. At a kill of either end some of what the relay had taken never arrives, so a number may
-  be below zero.
+  directory. At a kill of either end the megabytes between the two never arrive, so a number may be
+  below zero; reading the archive back would still stand out by its size. More closely it is held by
+  `tests/unit/service/test_partial_uploads.py`, which has no network in between.
 - by the **second worker**: files and bytes that the import itself counts as they come out of the
   archive, and frames that it counts as it decodes them; beside it `rchar` of that worker, less that
   of an idle one, which counts rows and directories too.

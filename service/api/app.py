@@ -33,7 +33,8 @@ from service.datasets.measurements import FrameMeasurer
 from service.datasets.picture_cache import PictureCache
 from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
-from service.ledger.journal import Ledger, Retention
+from service.ledger.journal import Retention
+from service.ledger.recorder import PredictionRecorder
 from service.settings import Settings
 from service.storage import Storage
 
@@ -65,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.ingest_limiter = anyio.CapacityLimiter(_PARALLEL_INGESTS)
     app.state.preview_limiter = anyio.CapacityLimiter(_PARALLEL_PREVIEWS)
     app.state.previews = _preview_store(app)
+    app.state.recorder = _recorder(settings)
     problems.install(app)
     app.add_middleware(RequestIdMiddleware)
     for router in (
@@ -110,19 +112,18 @@ def _describe_problems(app: FastAPI) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await anyio.to_thread.run_sync(migrate.upgrade, app.state.engine)
     await anyio.to_thread.run_sync(_clear_abandoned, app)
-    app.state.ledger = await anyio.to_thread.run_sync(_open_ledger, app.state.settings)
     yield
     await anyio.to_thread.run_sync(app.state.measurer.close)
     await anyio.to_thread.run_sync(app.state.inference.close)
-    await anyio.to_thread.run_sync(app.state.ledger.close)
+    await anyio.to_thread.run_sync(app.state.recorder.close)
     app.state.engine.dispose()
 
 
-def _open_ledger(settings: Settings) -> Ledger:
+def _recorder(settings: Settings) -> PredictionRecorder:
     days = settings.ledger_max_age_days
     max_age = None if days is None else timedelta(days=days)
     retention = Retention(max_bytes=settings.ledger_max_bytes, max_age=max_age)
-    return Ledger(settings.ledger_dir, retention)
+    return PredictionRecorder(settings.ledger_dir, retention)
 
 
 def _clear_abandoned(app: FastAPI) -> None:

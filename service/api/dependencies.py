@@ -11,7 +11,7 @@ from service.api.archive_pieces import ArchivePieces
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
-from service.ledger.journal import Ledger
+from service.ledger.recorder import PredictionRecorder
 from service.settings import Settings
 from service.storage import Storage
 
@@ -46,10 +46,10 @@ def get_inference(request: Request) -> InferenceEngine:
     return inference
 
 
-def get_ledger(request: Request) -> Ledger:
-    """Return the record of inspections."""
-    ledger: Ledger = request.app.state.ledger
-    return ledger
+def get_recorder(request: Request) -> PredictionRecorder:
+    """Return what writes predictions into the ledger."""
+    recorder: PredictionRecorder = request.app.state.recorder
+    return recorder
 
 
 def get_previews(request: Request) -> PreviewStore:
@@ -88,8 +88,8 @@ WriteSession = Annotated[Session, Depends(get_session, scope="function")]
 ArchivePiecesDependency = Annotated[ArchivePieces, Depends(get_archive_pieces)]
 EngineDependency = Annotated[Engine, Depends(get_engine)]
 InferenceDependency = Annotated[InferenceEngine, Depends(get_inference)]
-LedgerDependency = Annotated[Ledger, Depends(get_ledger)]
 MeasurerDependency = Annotated[FrameMeasurer, Depends(get_measurer)]
 PreviewsDependency = Annotated[PreviewStore, Depends(get_previews)]
+RecorderDependency = Annotated[PredictionRecorder, Depends(get_recorder)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]
 StorageDependency = Annotated[Storage, Depends(get_storage)]

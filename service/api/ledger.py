@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from service.api.dependencies import LedgerDependency, SettingsDependency
-from service.ledger.journal import entries_after, ledger_files
+from service.api.dependencies import SettingsDependency
+from service.ledger.journal import entries_after, head_of, ledger_files
 
 router = APIRouter(tags=["ledger"])
 
@@ -33,10 +33,10 @@ class LedgerEntries(BaseModel):
 
 
 @router.get("/ledger")
-def get_ledger_head(ledger: LedgerDependency, settings: SettingsDependency) -> LedgerHead:
+def get_ledger_head(settings: SettingsDependency) -> LedgerHead:
     """Return the newest entry's sequence and hash."""
     files = ledger_files(settings.ledger_dir)
-    head = ledger.head
+    head = head_of(settings.ledger_dir)
     return LedgerHead(
         sequence=head.sequence,
         hash=head.hash,

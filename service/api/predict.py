@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import logging
 import time
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
@@ -10,15 +9,12 @@ from typing import Annotated, Any, get_args
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 
-from models import BundleInfo
 from service import deployments, model_registry
-from service.api.dependencies import InferenceDependency, LedgerDependency
+from service.api.dependencies import InferenceDependency, RecorderDependency
 from service.api.frame_body import REQUEST_BODY, UploadedFrame, read_frame
 from service.api.request_id import current_request_id
-from service.errors import InvalidRequest, StorageError
+from service.errors import InvalidRequest
 from service.inference import InferenceEngine
-from service.ledger.journal import Ledger
-from service.ledger.predictions import prediction_body
 from service.pictures import Picture, draw
 from service.resources import (
     DefectResource,
@@ -26,8 +22,6 @@ from service.resources import (
     PredictedImage,
     Prediction,
 )
-
-logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["predict"])
 
@@ -44,7 +38,7 @@ class _Wish:
 async def predict(
     request: Request,
     inference: InferenceDependency,
-    ledger: LedgerDependency,
+    recorder: RecorderDependency,
     deployment: Annotated[str | None, Query(description="Default: `default`.")] = None,
     model: Annotated[str | None, Query(description="A model by its id instead.")] = None,
     include: Annotated[
@@ -67,7 +61,7 @@ async def predict(
 
     def inspect_and_record() -> Prediction:
         answer = _inspect(inference, frame, wish, begin)
-        return _recorded(ledger, answer, inference.describe(wish.model_id))
+        return recorder.record(answer, inference.describe(wish.model_id))
 
     return await run_in_threadpool(inspect_and_record)
 
@@ -148,18 +142,6 @@ def _inspect(
         pictures={name: base64.b64encode(png).decode() for name, png in drawn.items()},
         **common,
     )
-
-
-def _recorded(ledger: Ledger, answer: Prediction, model: BundleInfo) -> Prediction:
-    """Write an answer into the ledger; one that the disk would not take says so."""
-    try:
-        entry = ledger.append(prediction_body(answer, model))
-    except StorageError as error:
-        # The line needs its verdict whether the record of it was kept or not.
-        logger.exception("%s is not in the ledger", answer.request_id)
-        warning = f"not recorded in the ledger: {error.detail}"
-        return answer.model_copy(update={"warnings": (*answer.warnings, warning)})
-    return answer.model_copy(update={"ledger_sequence": entry["sequence"]})
 
 
 def _not_inspected(

@@ -77,10 +77,14 @@ class Ledger:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(directory)
+        except OSError as error:
+            raise _unusable(directory, error) from error
+        try:
             path, self._last, aside = _recover(directory)
             self._file = path.open("ab", buffering=0)
             self._intact_bytes = self._file.tell()
         except OSError as error:
+            os.close(self._lock)
             raise _unusable(directory, error) from error
         self._path = path
         self._is_dirty = False
@@ -88,11 +92,6 @@ class Ledger:
             self.append(aside.as_body())
         self._syncer = threading.Thread(target=self._sync_now_and_then, name="ledger", daemon=True)
         self._syncer.start()
-
-    @property
-    def head(self) -> Link:
-        """The newest entry's place."""
-        return self._last
 
     def append(self, body: Entry) -> Entry:
         """Write an entry and return it as it was written; the time is added as ``at``.
@@ -136,7 +135,7 @@ class Ledger:
             return
         path = _path_of(self._directory, self._last.sequence + 1)
         try:
-            file = path.open("xb", buffering=0)
+            file = path.open("ab", buffering=0)
             os.fsync(self._file.fileno())
             _sync_directory(self._directory)
         except OSError as error:
@@ -189,6 +188,20 @@ class Ledger:
 def ledger_files(directory: Path) -> list[Path]:
     """Return a ledger's files, oldest first."""
     return sorted(path for path in directory.glob(f"*{_SUFFIX}") if path.stem.isdecimal())
+
+
+def head_of(directory: Path) -> Link:
+    """Return the newest entry's place.
+
+    Raises:
+        LedgerBroken: The newest file is not as it was written.
+        StorageError: It can't be read.
+    """
+    for path in reversed(ledger_files(directory)):
+        last = _last_link(path)
+        if last.sequence >= _first_sequence(path):
+            return last
+    return Link()
 
 
 def verified_entries(directory: Path) -> Iterator[Entry]:

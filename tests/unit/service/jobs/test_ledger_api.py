@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
+from service.api.app import create_app
 from service.cli import app
 from service.ledger.journal import ledger_files
 from service.settings import Settings
@@ -71,7 +72,9 @@ def test_entries_are_paged_by_their_sequence(client: TestClient, served: str, fr
 def test_an_answer_that_the_disk_would_not_take_says_so(
     client: TestClient, served: str, frame: bytes
 ) -> None:
-    ledger = client.app.state.ledger  # type: ignore[attr-defined]  # The test client's type hides it.
+    predict(client, frame)
+    recorder = client.app.state.recorder  # type: ignore[attr-defined]  # The client's type hides it.
+    ledger = recorder._ledger
     real, ledger._file = ledger._file, Path("/dev/full").open("r+b", buffering=0)  # noqa: SIM115 - it stands in for a full disk.
     try:
         answer = predict(client, frame)
@@ -82,6 +85,17 @@ def test_an_answer_that_the_disk_would_not_take_says_so(
     assert answer["verdict"] == "NG"
     assert answer["ledger_sequence"] is None
     assert any("not recorded in the ledger" in warning for warning in answer["warnings"])
+
+
+def test_a_second_service_on_the_storage_inspects_but_does_not_record(
+    settings: Settings, client: TestClient, served: str, frame: bytes
+) -> None:
+    predict(client, frame)
+    with TestClient(create_app(settings)) as second:
+        answer = predict(second, frame)
+    assert answer["verdict"] == "NG"
+    assert answer["ledger_sequence"] is None
+    assert any("another process writes" in warning for warning in answer["warnings"])
 
 
 def test_verify_proves_an_untouched_ledger_and_names_a_changed_verdict(

@@ -1,6 +1,7 @@
 """The training loop: batches in, a network with better weights out, resumable at any step."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Generator
@@ -10,7 +11,7 @@ from typing import Any
 from data import Draw
 from data.loader import batches_ahead, default_workers, prefetch
 from norm import plain_state_dict
-from training.batches import Batch, collate, count_steps, largest_batch_bytes, plan_draws
+from training.batches import Batch, collate, count_steps, largest_batch_bytes, plan_steps
 from training.checkpoint import (
     discard_checkpoints_after,
     load_latest_checkpoint,
@@ -22,7 +23,7 @@ from training.eval_forward import EvalForward
 from training.evaluation import score_histograms, whole_frames
 from training.events import EventLog
 from training.loop_state import LoopState, checkpoint_content, restore_checkpoint
-from training.optimizer_step import take_step
+from training.optimizer_step import Learner, take_step
 from training.preparation import Prepared
 from training.progress import Progress
 from training.run_directory import RunDirectory
@@ -56,6 +57,7 @@ class TrainingLoop:
         self._ahead = batches_ahead(self._workers, batch_bytes)
         epochs_total = math.ceil(self.steps_total / self.steps_per_epoch)
         self.look_every_epochs = max(1, math.ceil(epochs_total / LOOKS_A_RUN))
+        self.learner = Learner(prepared.network, prepared.loss, prepared.device, prepared.precision)
         self.optimizer = build_optimizer(prepared.network, config.optimizer)
         self._checkpointed_s = self._ticked_s = time.monotonic()
 
@@ -90,11 +92,11 @@ class TrainingLoop:
 
     def _train_rest_of_epoch(self, progress: Progress) -> bool:
         """Train to the epoch's end or a limit; return False if a cancel request came first."""
-        with contextlib.closing(self._rest_of_epoch()) as batches:
-            for batch in batches:
+        with contextlib.closing(self._rest_of_epoch()) as steps:
+            for batches in steps:
                 if self.run.cancel_requested:
                     return False
-                self._step(batch, progress)
+                self._step(batches, progress)
                 if self._at_limit():
                     break
         return True
@@ -141,7 +143,8 @@ class TrainingLoop:
         """Whole passes over the training frames so far."""
         return self.state.step // self.steps_per_epoch
 
-    def _rest_of_epoch(self) -> Generator[Batch]:
+    def _rest_of_epoch(self) -> Generator[list[Batch]]:
+        """Yield the micro-batches of each optimizer step that is left of the epoch."""
         epoch = self.epoch
         done = self.state.step % self.steps_per_epoch
 
@@ -149,10 +152,14 @@ class TrainingLoop:
             frames = [self.prepared.train.show(draw, epoch) for draw in draws]
             return collate(frames, self.prepared.preprocessing)
 
-        plan = plan_draws(self.prepared.train.items, self.config, epoch)
-        yield from prefetch(load, plan[done:], workers=self._workers, ahead=self._ahead)
+        steps = plan_steps(self.prepared.train.items, self.config, epoch)[done:]
+        keys = [draws for step in steps for draws in step]
+        loaded = prefetch(load, keys, workers=self._workers, ahead=self._ahead)
+        with contextlib.closing(loaded):
+            for step in steps:
+                yield list(itertools.islice(loaded, len(step)))
 
-    def _step(self, batch: Batch, progress: Progress) -> None:
+    def _step(self, batches: list[Batch], progress: Progress) -> None:
         state, section = self.state, self.config.optimizer
         rate = learning_rate(
             section,
@@ -164,18 +171,18 @@ class TrainingLoop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         result = take_step(
-            self.prepared,
-            batch,
+            self.learner,
+            batches,
             self.optimizer,
             max_gradient_norm=section.max_gradient_norm,
             step=state.step + 1,
         )
         state.step += 1
         self._tick()
-        state.seen_pixels += batch.valid.numel()
-        state.padded_pixels += int((~batch.valid).sum())
-        state.seen_frames += len(batch.targets)
-        state.seen_defective += int(batch.targets.any(dim=(1, 2, 3)).sum())
+        state.seen_pixels += result.seen.pixels
+        state.padded_pixels += result.seen.pixels - result.seen.valid_pixels
+        state.seen_frames += result.seen.frames
+        state.seen_defective += result.seen.defective_frames
         progress.step(state.step, self.steps_total, self.epoch, result.loss)
         if time.monotonic() - self._checkpointed_s >= self.config.checkpoint_every_s:
             self._checkpoint()

@@ -228,6 +228,8 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "padded_pixel_share": state.padded_pixels / max(state.seen_pixels, 1),
         "resolution": loop.config.resolution.model_dump(),
         "batch_size": loop.config.batch_size,
+        "accumulation_steps": loop.config.accumulation_steps,
+        "images_per_step": loop.config.images_per_step,
     }
 
 

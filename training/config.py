@@ -126,6 +126,7 @@ class RunConfig(_Section):
         batch_size: Frames or windows that the network runs on at once.
         accumulation_steps: Batches of one optimizer step, run one after the other, so that a device
             that holds one frame learns from several a step.
+        devices: Processes that share a step, each on a GPU of its own, or on the CPU.
     """
 
     format_version: Literal[1] = 1
@@ -147,11 +148,17 @@ class RunConfig(_Section):
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
     ema: EmaSection | None = None
+    devices: Annotated[int, Field(ge=1, le=64)] = 1
 
     @property
     def images_per_step(self) -> int:
         """Frames or windows that an optimizer step learns from, at most."""
-        return self.batch_size * self.accumulation_steps
+        return self.batch_size * self.accumulation_steps * self.devices
+
+    @property
+    def in_lockstep(self) -> bool:
+        """Whether forward passes of several processes wait for each other, as pooled windows do."""
+        return self.devices > 1 and self.norm.ranks == "pooled"
 
     @property
     def norm_in_force(self) -> NormSpec:

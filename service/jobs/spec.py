@@ -115,6 +115,7 @@ class JobSpec(_Spec):
         checkpoint_every_s: At most this much work is lost when the machine dies.
         accumulation_steps: Batches of one optimizer step, run one after the other.
         ema: Null ships the weights as a step left them.
+        devices: Processes that share a step, each on a GPU of its own, or on the CPU.
     """
 
     model_config = ConfigDict(
@@ -149,6 +150,7 @@ class JobSpec(_Spec):
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
     ema: Ema | None = None
+    devices: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 def run_config(spec: JobSpec, *, manifest: Path, root: Path, device: str) -> dict[str, Any]:

@@ -108,6 +108,19 @@ class EarlyStopping(_Section):
     patience_epochs: Positive = 8
 
 
+class RecalibrationSection(_Section):
+    """True running statistics at the end, kept if the calibration Dice rises by them.
+
+    Attributes:
+        max_frames: Training frames that are measured, at most.
+        max_cost: At most this share of what training itself has cost, in pixels that went through
+            the network; fewer frames are measured where it takes that.
+    """
+
+    max_frames: Annotated[int, Field(ge=2)] = 64
+    max_cost: Annotated[float, Field(gt=0)] = 0.1
+
+
 class EmaSection(_Section):
     """An exponential moving average of the weights, judged and shipped in their place.
 
@@ -149,6 +162,7 @@ class RunConfig(_Section):
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
     ema: EmaSection | None = None
     devices: Annotated[int, Field(ge=1, le=64)] = 1
+    recalibration: RecalibrationSection | None = RecalibrationSection()
 
     @property
     def images_per_step(self) -> int:

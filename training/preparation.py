@@ -53,6 +53,8 @@ class Prepared:
     conversion: ConversionReport
     device: torch.device
     precision: torch.dtype
+    # The training frames as calibration and test frames are looked at: whole, and not varied.
+    train_whole: FrameDataset
 
 
 def prepare(
@@ -75,7 +77,8 @@ def prepare(
         raise ConfigError(error.code, error.detail, hint=error.hint) from error
     bit_depth = _check_trainable(manifest, config)
     device = _device_of(config, rank)
-    measurements = measure(_whole_frames(manifest, config, "train", cache))
+    train_whole = _whole_frames(manifest, config, "train", cache)
+    measurements = measure(train_whole)
     train = FrameDataset(
         manifest,
         config.data.root,
@@ -113,6 +116,7 @@ def prepare(
         conversion=conversion,
         device=device,
         precision=_precision_of(config, device),
+        train_whole=train_whole,
     )
 
 

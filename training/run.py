@@ -41,6 +41,7 @@ from training.loop_state import LoopState
 from training.preparation import Prepared, prepare
 from training.progress import Progress
 from training.ranks import Ranks
+from training.recalibration import recalibrate_if_better
 from training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,10 @@ def _execute(run: RunDirectory, events: EventLog) -> bool:
             return False
         events.write("stage", stage="evaluating")
         loop.load_best()
+        recalibration = recalibrate_if_better(config, prepared, loop.state).as_dict()
+        events.write("recalibration", **recalibration)
         report = _finish(run, config, prepared, loop, events)
+        report["recalibration"] = recalibration
         tell_cache(cache, events)
         _write_report(run, report)
     shutil.rmtree(run.decoded, ignore_errors=True)

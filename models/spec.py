@@ -77,6 +77,7 @@ class NormSpec(BaseModel):
         history: ``cbn`` only: ``ring``, or ``exponential`` for a long memory at the cost of one
             iteration's.
         slope_positions: ``cbn`` only: output positions that the variance's slope is computed from.
+        ranks: ``cbn`` only: with several devices, ``separate`` windows or ``pooled`` ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,6 +91,7 @@ class NormSpec(BaseModel):
     r_max: Annotated[float, Field(ge=1)] | None = None
     history: Literal["ring", "exponential"] | None = None
     slope_positions: Annotated[int, Field(ge=1)] | None = None
+    ranks: Literal["separate", "pooled"] | None = None
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
@@ -100,15 +102,16 @@ class NormSpec(BaseModel):
             raise ValueError("variance 'paper' is for history 'ring': leave one of them out")
         return self
 
-    def for_batch(self, batch_size: int) -> Self:
-        """Return the normalization in force for batches of so many frames.
+    def for_batch(self, images: int) -> Self:
+        """Return the normalization in force for optimizer steps of so many images.
 
-        ``auto`` is ``cbn`` for single frames and ``bn`` from two on, which is what the measured
-        accuracy speaks for (docs/decisions/0012).
+        ``auto`` is ``cbn`` for steps of a single image and ``bn`` from two on, whether they come in
+        one batch, one after the other, or on several devices, which is what the measured accuracy
+        speaks for (docs/decisions/0012).
         """
         if self.kind != "auto":
             return self
-        return self.model_copy(update={"kind": "cbn" if batch_size == 1 else "bn"})
+        return self.model_copy(update={"kind": "cbn" if images == 1 else "bn"})
 
     @property
     def options(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ TrainingError
 ├── ConfigError      the configuration, or the data it names, can't be trained on
 ├── CheckpointError  no checkpoint on disk can be used
 ├── DivergedError    the loss or the gradient is no longer a number
+├── RanksDisagreeError  processes that share a training hold different weights
 ├── ParityError      the frozen model does not answer as the trained one
 └── RunLockedError   another process is at work in the run's directory
 """
@@ -31,9 +32,22 @@ class DivergedError(TrainingError):
     """The loss or the gradient is no longer a number."""
 
 
+class RanksDisagreeError(TrainingError):
+    """Processes that share a training hold different weights."""
+
+
 class ParityError(TrainingError):
     """The frozen model does not answer as the trained one."""
 
 
 class RunLockedError(TrainingError):
     """Another process is at work in the run's directory."""
+
+
+def diverged(what: str, where: str) -> DivergedError:
+    """Return the error for a loss, a gradient or probabilities that are no numbers."""
+    return DivergedError(
+        f"{what}_not_finite",
+        f"the {what} came out as infinite or no number {where}",
+        hint="use a lower optimizer.learning_rate or precision float32",
+    )

@@ -1,24 +1,25 @@
 """The training loop: batches in, a network with better weights out, resumable at any step."""
 
 import contextlib
-import copy
+import itertools
 import math
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
 from data import Draw
 from data.loader import batches_ahead, default_workers, prefetch
-from models import Pixels, Preprocessing, frame_probabilities
-from norm import restore_batchnorm
-from training.batches import Batch, collate, count_steps, largest_batch_bytes, plan_draws
+from norm import plain_state_dict
+from training.batches import (
+    Batch,
+    collate,
+    count_steps,
+    largest_batch_bytes,
+    plan_steps,
+    split_evenly,
+)
+from training.calibration_look import calibration_dice, mean_dice
 from training.checkpoint import (
     discard_checkpoints_after,
     load_latest_checkpoint,
@@ -26,11 +27,15 @@ from training.checkpoint import (
 )
 from training.config import RunConfig
 from training.errors import DivergedError
-from training.evaluation import score_histograms, whole_frames
 from training.events import EventLog
+from training.loop_state import LoopState, Trained, checkpoint_content, restore_checkpoint
+from training.optimizer_step import ALONE, Learner, take_step
 from training.preparation import Prepared
 from training.progress import Progress
+from training.ranks import Ranks
 from training.run_directory import RunDirectory
+from training.schedule import build_optimizer, learning_rate
+from training.weight_average import WeightAverage
 
 # Calibration frames are looked at about this often in a run, since on a CPU a look at whole frames
 # costs as much as many steps.
@@ -39,89 +44,55 @@ LOOKS_A_RUN = 12
 MOST_REWINDS = 3
 
 
-@dataclass
-class LoopState:
-    """How far the run is; everything of it is in a checkpoint."""
-
-    step: int = 0
-    elapsed_s: float = 0.0
-    best_dice: float = -1.0
-    best_epoch: int = 0
-    # Weights and running statistics alone: the window's history is no part of the model.
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    # Epochs whose end was dealt with, so that a run killed just there deals with it when resumed.
-    closed_epochs: int = 0
-    padded_pixels: int = 0
-    seen_pixels: int = 0
-    # Rewinds after a loss or gradient that was no number; each halves the learning rate.
-    rewinds: int = 0
-    # Frames or windows, and those of them that showed a labelled defect.
-    seen_frames: int = 0
-    seen_defective: int = 0
-    # Why training ended; empty while it goes on.
-    ended_by: str = ""
-
-
-class EvalForward:
-    """The training-side network in eval mode, asked one whole frame at a time."""
-
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, device: torch.device):
-        self._network = network
-        self._preprocessing = preprocessing
-        self._device = device
-
-    def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
-        """Return (K, H, W) float32; the network's mode is restored.
-
-        Raises:
-            DivergedError: A probability is no number.
-        """
-        was_training = self._network.training
-        self._network.eval()
-        try:
-            answer = frame_probabilities(self._network, pixels, self._preprocessing, self._device)[
-                0
-            ]
-        finally:
-            self._network.train(was_training)
-        if not np.isfinite(answer).all():
-            raise diverged("probabilities", "in eval mode")
-        return answer
-
-
 class TrainingLoop:
     """Trains the prepared network until a limit, early stopping or a cancel request ends it.
 
-    Side effects: writes events and checkpoints into the run's directory, and changes the network.
+    With several processes each runs its own, in step with the others.
+
+    Side effects: changes the network; the first rank's writes events and checkpoints into the run's
+    directory.
     """
 
     def __init__(
-        self, config: RunConfig, prepared: Prepared, run: RunDirectory, events: EventLog
+        self,
+        config: RunConfig,
+        prepared: Prepared,
+        run: RunDirectory,
+        events: EventLog,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
         self.prepared = prepared
         self.run = run
         self.events = events
+        self.ranks = ranks
         self.state = LoopState()
         items = prepared.train.items
         self.steps_per_epoch, self.steps_total = count_steps(items, config)
-        self._workers = default_workers() if config.data.workers is None else config.data.workers
+        workers = config.data.workers
+        self._workers = max(1, default_workers() // ranks.count) if workers is None else workers
         batch_bytes = largest_batch_bytes(items, config, len(prepared.manifest.classes))
         self._ahead = batches_ahead(self._workers, batch_bytes)
         epochs_total = math.ceil(self.steps_total / self.steps_per_epoch)
         self.look_every_epochs = max(1, math.ceil(epochs_total / LOOKS_A_RUN))
-        self.optimizer = _build_optimizer(prepared.network, config)
-        self._plain_names = plain_state_names(prepared.network)
+        self.learner = Learner(prepared.network, prepared.loss, prepared.device, prepared.precision)
+        self.trained = Trained(
+            prepared.network,
+            build_optimizer(prepared.network, config.optimizer),
+            WeightAverage(prepared.network, config.ema.decay)
+            if config.ema is not None and ranks.is_first
+            else None,
+            prepared.device,
+        )
         self._checkpointed_s = self._ticked_s = time.monotonic()
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from a checkpoint that this run wrote."""
-        self.prepared.network.load_state_dict(checkpoint["network"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.state = LoopState(**checkpoint["state"])
-        torch.set_rng_state(checkpoint["rng"])
-        if self.prepared.device.type == "cuda":
-            torch.cuda.set_rng_state(checkpoint["cuda_rng"], self.prepared.device)
+        """Go on from a checkpoint that this run wrote.
+
+        Raises:
+            CheckpointError: It was written by another number of processes.
+        """
+        self.state = restore_checkpoint(checkpoint, self.trained, self.ranks)
 
     def train(self, progress: Progress) -> bool:
         """Train to the end; return False if a cancel request ended it.
@@ -147,11 +118,11 @@ class TrainingLoop:
 
     def _train_rest_of_epoch(self, progress: Progress) -> bool:
         """Train to the epoch's end or a limit; return False if a cancel request came first."""
-        with contextlib.closing(self._rest_of_epoch()) as batches:
-            for batch in batches:
-                if self.run.cancel_requested:
+        with contextlib.closing(self._rest_of_epoch()) as steps:
+            for batches in steps:
+                if self.ranks.from_first(self.run.cancel_requested):
                     return False
-                self._step(batch, progress)
+                self._step(batches, progress)
                 if self._at_limit():
                     break
         return True
@@ -182,7 +153,8 @@ class TrainingLoop:
         )
         # A run that is killed now resumes with the lower rate.
         self._save(self.run.rewind_points)
-        discard_checkpoints_after(self.run.checkpoints, self.state.step)
+        if self.ranks.is_first:
+            discard_checkpoints_after(self.run.checkpoints, self.state.step)
         self._save(self.run.checkpoints)
 
     def load_best(self) -> None:
@@ -198,7 +170,8 @@ class TrainingLoop:
         """Whole passes over the training frames so far."""
         return self.state.step // self.steps_per_epoch
 
-    def _rest_of_epoch(self) -> Generator[Batch]:
+    def _rest_of_epoch(self) -> Generator[list[Batch]]:
+        """Yield this rank's micro-batches of each optimizer step that is left of the epoch."""
         epoch = self.epoch
         done = self.state.step % self.steps_per_epoch
 
@@ -206,71 +179,64 @@ class TrainingLoop:
             frames = [self.prepared.train.show(draw, epoch) for draw in draws]
             return collate(frames, self.prepared.preprocessing)
 
-        plan = plan_draws(self.prepared.train.items, self.config, epoch)
-        yield from prefetch(load, plan[done:], workers=self._workers, ahead=self._ahead)
+        steps = plan_steps(self.prepared.train.items, self.config, epoch)[done:]
+        parts = [split_evenly(step, self.ranks.count)[self.ranks.rank] for step in steps]
+        keys = [draws for part in parts for draws in part]
+        loaded = prefetch(load, keys, workers=self._workers, ahead=self._ahead)
+        with contextlib.closing(loaded):
+            for part in parts:
+                yield list(itertools.islice(loaded, len(part)))
 
-    def _step(self, batch: Batch, progress: Progress) -> None:
-        state, device = self.state, self.prepared.device
-        rate = self._learning_rate(state.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        images = batch.images.to(device, memory_format=torch.channels_last)
-        with torch.autocast(
-            device.type,
-            dtype=torch.bfloat16,
-            enabled=self.prepared.precision == torch.bfloat16,
-        ):
-            logits = self.prepared.network(images)
-        loss = self.prepared.loss(logits, batch.targets.to(device), batch.valid.to(device))
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise diverged("loss", f"at step {state.step + 1}")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        gradient_norm = nn.utils.clip_grad_norm_(
-            self.prepared.network.parameters(), self.config.optimizer.max_gradient_norm
+    def _step(self, batches: list[Batch], progress: Progress) -> None:
+        state, section = self.state, self.config.optimizer
+        rate = learning_rate(
+            section,
+            state.step,
+            self.steps_total,
+            time_spent=self._time_spent(),
+            rewinds=state.rewinds,
         )
-        if not math.isfinite(float(gradient_norm)):
-            raise diverged("gradient", f"at step {state.step + 1}")
-        self.optimizer.step()
+        for group in self.trained.optimizer.param_groups:
+            group["lr"] = rate
+        result = take_step(
+            self.learner,
+            batches,
+            self.trained.optimizer,
+            max_gradient_norm=section.max_gradient_norm,
+            step=state.step + 1,
+            ranks=self.ranks,
+        )
         state.step += 1
-        self._tick()
-        state.seen_pixels += batch.valid.numel()
-        state.padded_pixels += int((~batch.valid).sum())
-        state.seen_frames += len(batch.targets)
-        state.seen_defective += int(batch.targets.any(dim=(1, 2, 3)).sum())
-        progress.step(state.step, self.steps_total, self.epoch, value)
-        if time.monotonic() - self._checkpointed_s >= self.config.checkpoint_every_s:
+        if self.trained.average is not None:
+            self.trained.average.update(self.prepared.network, state.step)
+        checkpoint_due = self._tick()
+        state.loss_sum += result.loss
+        state.loss_steps += 1
+        state.seen_pixels += result.seen.pixels
+        state.padded_pixels += result.seen.pixels - result.seen.valid_pixels
+        state.seen_frames += result.seen.frames
+        state.seen_defective += result.seen.defective_frames
+        progress.step(state.step, self.steps_total, self.epoch, result.loss)
+        if checkpoint_due:
             self._checkpoint()
 
-    def _learning_rate(self, step: int) -> float:
-        """Return the rate of one step: linear warm-up, then a cosine to zero.
-
-        Under a time limit the cosine follows whichever of steps and minutes is nearer its end, so
-        that a run cut by the clock has come to rest as well. Each rewind halves the rate.
-        """
-        section = self.config.optimizer
-        peak = section.learning_rate * 0.5**self.state.rewinds
-        warmup = min(section.warmup_steps, self.steps_total // 4)
-        if step < warmup:
-            return peak * (step + 1) / (warmup + 1)
-        rest = (step - warmup) / max(self.steps_total - warmup, 1)
-        if self.config.budget.max_minutes is not None:
-            elapsed = self.state.elapsed_s / (60 * self.config.budget.max_minutes)
-            rest = min(max(rest, elapsed), 1.0)
-        return peak * 0.5 * (1 + math.cos(math.pi * rest))
-
-    def _tick(self) -> None:
+    def _tick(self) -> bool:
+        """Count the time since the last call; return whether a checkpoint is due."""
         now_s = time.monotonic()
-        self.state.elapsed_s += now_s - self._ticked_s
+        elapsed_s = self.state.elapsed_s + now_s - self._ticked_s
         self._ticked_s = now_s
+        due = now_s - self._checkpointed_s >= self.config.checkpoint_every_s
+        # Time decides the learning rate and the end: all ranks must go by the same clock.
+        self.state.elapsed_s, due = self.ranks.from_first((elapsed_s, due))
+        return due
 
-    def _out_of_time(self) -> bool:
+    def _time_spent(self) -> float:
+        """Return the used share of the limit on time, 0 where there is none."""
         limit_min = self.config.budget.max_minutes
-        return limit_min is not None and self.state.elapsed_s >= 60 * limit_min
+        return 0.0 if limit_min is None else self.state.elapsed_s / (60 * limit_min)
 
     def _at_limit(self) -> bool:
-        return self.state.step >= self.steps_total or self._out_of_time()
+        return self.state.step >= self.steps_total or self._time_spent() >= 1
 
     def _close_epoch(self) -> None:
         state = self.state
@@ -285,33 +251,51 @@ class TrainingLoop:
             state.ended_by = "early_stopping"
 
     def _look_at_calibration(self) -> None:
-        prepared, state = self.prepared, self.state
-        forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
-        histograms = score_histograms(
-            forward,
-            whole_frames(prepared.calibration),
-            tuple(prepared.manifest.classes),
-        )
-        by_class = {name: histogram.best_dice()[0] for name, histogram in histograms.items()}
-        known = [score for score in by_class.values() if score is not None]
-        mean = sum(known) / len(known) if known else 0.0
+        """Judge the weights on the calibration frames and keep them if they are the best so far."""
+        state, average = self.state, self.trained.average
+        shown = average.applied_to(self.prepared.network) if average else contextlib.nullcontext()
+        with shown:
+            by_class = self._agreed_calibration_dice()
+            mean = mean_dice(by_class)
+            # Without a labelled calibration pixel there is nothing to choose by: the last win.
+            if mean is None or mean > state.best_dice:
+                state.best_dice = mean or 0.0
+                state.best_epoch = self.epoch
+                if self.ranks.is_first:
+                    state.best_weights = {
+                        name: tensor.detach().cpu().clone()
+                        for name, tensor in plain_state_dict(self.prepared.network).items()
+                    }
         values = {f"calibration_dice/{name}": score for name, score in by_class.items()}
+        if state.loss_steps:
+            values["training_loss"] = state.loss_sum / state.loss_steps
         self.events.write(
             "metrics",
             step=state.step,
             epoch=self.epoch,
-            values={"calibration_dice": mean, **values},
+            values={"calibration_dice": mean or 0.0, **values},
         )
-        # Without a labelled calibration pixel there is nothing to choose by: the last weights win.
-        if mean > state.best_dice or not known:
-            state.best_dice = mean
-            state.best_epoch = self.epoch
-            state.best_weights = {
-                name: tensor.detach().cpu().clone()
-                for name, tensor in prepared.network.state_dict().items()
-                if name in self._plain_names
-            }
+        state.loss_sum, state.loss_steps = 0.0, 0
         self._save(self.run.rewind_points)
+
+    def _agreed_calibration_dice(self) -> dict[str, float | None]:
+        """Let the first rank look, and return on all of them what it saw.
+
+        Raises:
+            DivergedError: It saw a probability that is no number.
+        """
+        by_class: dict[str, float | None] = {}
+        trouble: tuple[str, str, str | None] | None = None
+        if self.ranks.is_first:
+            try:
+                by_class = calibration_dice(self.prepared)
+            except DivergedError as error:
+                trouble = (error.code, error.detail, error.hint)
+        by_class, trouble = self.ranks.from_first((by_class, trouble))
+        if trouble is not None:
+            code, detail, hint = trouble
+            raise DivergedError(code, detail, hint=hint)
+        return by_class
 
     def _checkpoint(self) -> None:
         """Save and say so, which tells whoever starts runs again that this attempt came further."""
@@ -320,39 +304,6 @@ class TrainingLoop:
         self._checkpointed_s = time.monotonic()
 
     def _save(self, directory: Path) -> None:
-        state: dict[str, Any] = {
-            "network": self.prepared.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "state": dict(vars(self.state)),
-            "rng": torch.get_rng_state(),
-        }
-        if self.prepared.device.type == "cuda":
-            state["cuda_rng"] = torch.cuda.get_rng_state(self.prepared.device)
-        save_checkpoint(directory, self.state.step, state)
-
-
-def diverged(what: str, where: str) -> DivergedError:
-    """Return the error for a loss, a gradient or probabilities that are no numbers."""
-    return DivergedError(
-        f"{what}_not_finite",
-        f"the {what} came out as infinite or no number {where}",
-        hint="use a lower optimizer.learning_rate or precision float32",
-    )
-
-
-def plain_state_names(network: nn.Module) -> frozenset[str]:
-    """Return the names that the network's state has once its norms are plain again."""
-    return frozenset(restore_batchnorm(copy.deepcopy(network)).state_dict())
-
-
-def _build_optimizer(network: nn.Module, config: RunConfig) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices and filters but neither biases nor norms' parameters."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {
-            "params": [p for p in parameters if p.ndim >= 2],
-            "weight_decay": config.optimizer.weight_decay,
-        },
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.optimizer.learning_rate)
+        content = checkpoint_content(self.state, self.trained, self.ranks)
+        if self.ranks.is_first:
+            save_checkpoint(directory, self.state.step, content)

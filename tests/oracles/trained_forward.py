@@ -5,9 +5,11 @@ from pathlib import Path
 
 from training.checkpoint import load_latest_checkpoint
 from training.config import read_config
+from training.eval_forward import EvalForward
 from training.events import EventLog
-from training.loop import EvalForward, TrainingLoop
+from training.loop import TrainingLoop
 from training.preparation import prepare
+from training.recalibration import recalibrate_if_better
 from training.run_directory import RunDirectory
 
 
@@ -27,5 +29,6 @@ def trained_forward(run_dir: Path) -> EvalForward:
     loop.resume(checkpoint)
     assert loop.state.step == report["training"]["steps"]
     loop.load_best()
+    recalibrate_if_better(config, prepared, loop.state)
     events.close()
     return EvalForward(prepared.network, prepared.preprocessing, prepared.device)

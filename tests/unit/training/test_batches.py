@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 
 from data import Frame, GoodFrame, Item, Polygon, PolygonLabels, SamplingSpec
 from models import Preprocessing
-from training.batches import collate, count_steps, plan_draws, plan_epoch
+from models.spec import NormSpec
+from training.batches import (
+    collate,
+    count_steps,
+    plan_draws,
+    plan_epoch,
+    plan_steps,
+    split_evenly,
+)
 from training.config import CropResolution, DataSection, NativeResolution, RunConfig
 
 SIZES = st.lists(st.sampled_from([(32, 32), (32, 64), (64, 64)]), min_size=1, max_size=30)
@@ -107,3 +116,60 @@ def test_sampled_epochs_of_several_sizes_have_equally_many_steps() -> None:
     items = frames_of(sizes, defective_every=5)
     counts = {len(plan_draws(items, config, epoch)) for epoch in range(6)}
     assert counts == {count_steps(items, config)[0]}
+
+
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 9))
+def test_the_steps_of_an_epoch_hold_every_batch_once_in_order_and_differ_by_one_at_most(
+    frames: int, batch_size: int, accumulation_steps: int
+) -> None:
+    items = frames_of([(64, 64)] * frames, defective_every=2)
+    config = RunConfig(
+        data=DataSection(manifest=Path("m"), root=Path()),
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+    )
+    steps = plan_steps(items, config, epoch=3)
+    lengths = {len(step) for step in steps}
+    assert [batch for step in steps for batch in step] == plan_draws(items, config, epoch=3)
+    assert max(lengths) <= accumulation_steps
+    assert max(lengths) - min(lengths) <= 1
+    assert len(steps) == count_steps(items, config)[0]
+
+
+@given(st.integers(0, 30), st.integers(1, 7))
+def test_a_split_into_more_parts_than_there_are_things_leaves_the_last_parts_empty(
+    things: int, parts: int
+) -> None:
+    split = split_evenly(range(things), parts)
+    assert len(split) == parts
+    assert [thing for part in split for thing in part] == list(range(things))
+    lengths = [len(part) for part in split]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] - lengths[-1] <= 1
+
+
+def config_of(**fields: Any) -> RunConfig:
+    return RunConfig(data=DataSection(manifest=Path("m"), root=Path()), batch_size=1, **fields)
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 4))
+def test_several_devices_take_the_steps_of_one_that_accumulates(
+    frames: int, devices: int, accumulation_steps: int
+) -> None:
+    items = frames_of([(64, 64)] * frames, defective_every=2)
+    shared = config_of(devices=devices, accumulation_steps=accumulation_steps)
+    alone = config_of(accumulation_steps=devices * accumulation_steps)
+    assert plan_steps(items, shared, epoch=2) == plan_steps(items, alone, epoch=2)
+
+
+@given(st.integers(1, 30), st.integers(2, 4), st.integers(1, 4))
+def test_in_lockstep_every_device_has_as_many_batches_and_the_fewest_are_left_out(
+    frames: int, devices: int, accumulation_steps: int
+) -> None:
+    items = frames_of([(64, 64)] * frames, defective_every=2)
+    norm = NormSpec(kind="cbn", ranks="pooled")
+    pooled = config_of(devices=devices, accumulation_steps=accumulation_steps, norm=norm)
+    steps = plan_steps(items, pooled, epoch=2)
+    assert all(len(step) % devices == 0 for step in steps)
+    assert all(0 < len(step) <= devices * accumulation_steps for step in steps)
+    assert sum(len(step) for step in steps) == frames - frames % devices

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,97 +16,48 @@ import imagecodecs
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from data import Manifest, SplitSpec, assign_splits, decode_frame, import_folder
-from data.synthetic import write_dataset
 from models import FrozenModel, load_bundle, read_bundle_info
 from tests.oracles.bayer import mosaic_of
 from tests.oracles.trained_forward import trained_forward
+from tests.training_runs import (
+    CLASSES,
+    finish,
+    kinds,
+    make_run,
+    start,
+    wait_for_checkpoints,
+    wait_for_event,
+    wait_for_step,
+    weights,
+)
+from training.checkpoint import load_latest_checkpoint
 from training.events import read_events
+from training.exit_status import EXIT_FAILED, EXIT_LOCKED
 from training.loop import MOST_REWINDS
-from training.run import EXIT_FAILED, EXIT_LOCKED, PARITY_TOLERANCE, execute
-from training.run_directory import RunDirectory
+from training.run import PARITY_TOLERANCE, execute
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-CLASSES = ("scratch", "pit", "stain")
-
-
-@pytest.fixture(scope="module")
-def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version of 24 drawn frames: the frames' root with the manifest beside them."""
-    root = tmp_path_factory.mktemp("frames")
-    write_dataset(root, count=24, good_rate=0.25, seed=3, width_px=192, height_px=160)
-    found = import_folder(root, classes=CLASSES, unlabelled="reject", root=None)
-    assert not found.problems
-    items = assign_splits(found.items, SplitSpec(group_pattern=r"(part_\d+)"))
-    Manifest("segmentation", CLASSES, items).write(root / "manifest.jsonl")
-    return root
-
-
-def make_run(directory: Path, frames: Path, **changes: Any) -> RunDirectory:
-    directory.mkdir()
-    config = {
-        "data": {"manifest": str(frames / "manifest.jsonl"), "root": str(frames)},
-        "model": {
-            "encoder": "mobilenet_v3_small",
-            "encoder_depth": 3,
-            "decoder_channels": [16, 8, 8],
-        },
-        "norm": {"kind": "cbn", "window_size": 4},
-        "budget": {"max_epochs": 3},
-        "checkpoint_every_s": 0,
-        "device": "cpu",
-        **changes,
-    }
-    (directory / "config.json").write_text(json.dumps(config))
-    return RunDirectory(directory)
-
-
-def start(run: RunDirectory) -> subprocess.Popen[bytes]:
-    with (run.path / "log.txt").open("ab") as log:
-        # One thread: sums of floats in a fixed order, whatever else the machine does.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, "-m", "training", str(run.path)],
-            stdout=log,
-            stderr=log,
-            env=environment,
-        )
-
-
-def finish(run: RunDirectory) -> int:
-    return start(run).wait(timeout=300)
-
-
-def kinds(run: RunDirectory) -> list[str]:
-    return [event["kind"] for event in read_events(run.events)]
-
-
-def wait_for_step(run: RunDirectory, step: int) -> None:
-    wait_for_event(run, "checkpoint", lambda event: event["step"] >= step)
-
-
-def wait_for_checkpoints(run: RunDirectory, count: int) -> None:
-    deadline = time.monotonic() + 200
-    while kinds(run).count("checkpoint") < count:
-        assert time.monotonic() < deadline, (run.path / "log.txt").read_text()
-        time.sleep(0.02)
-
-
-def wait_for_event(
-    run: RunDirectory, kind: str, suits: Callable[[dict[str, Any]], bool] = lambda _: True
-) -> None:
-    deadline = time.monotonic() + 200
-    while not any(event["kind"] == kind and suits(event) for event in read_events(run.events)):
-        assert time.monotonic() < deadline, (run.path / "log.txt").read_text()
-        time.sleep(0.02)
-
-
-def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
-    loaded: dict[str, torch.Tensor] = load_file(run.bundle / "weights.safetensors")
-    return loaded
+# Kills itself when the network has run the n-th batch that it learns from.
+DIES_LEARNING = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from segmentation_models_pytorch.base import SegmentationModel
+from torch.nn.modules.module import register_module_forward_hook
+from training.run import execute
+left = int(sys.argv[2])
+def count(module, inputs, outputs):
+    global left
+    if isinstance(module, SegmentationModel) and module.training and torch.is_grad_enabled():
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+register_module_forward_hook(count)
+sys.exit(execute(Path(sys.argv[1])))
+"""
 
 
 def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
@@ -118,6 +68,9 @@ def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
     sampled: dict[str, Any] = {
         "sampling": {"defect_rate": 0.6},
         "augmentation": {"rotation_deg": 5, "gradient": 0.2, "blur_px": 1, "paste_rate": 0.3},
+        "ema": {"decay": 0.9},
+        "batch_size": 1,
+        "accumulation_steps": 2,
     }
     root = {"manifest": str(frames / "manifest.jsonl"), "root": str(frames)}
     alone = {**root, "workers": 0, "cache": {"max_bytes": 0}}
@@ -126,16 +79,19 @@ def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
 
     ahead = {**root, "workers": 3, "cache": {"directory": str(tmp_path / "decoded")}}
     killed = make_run(tmp_path / "killed", frames, data=ahead, **sampled)
-    for step in (3, 13):
-        process = start(killed)
-        wait_for_step(killed, step)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # The fourth step has run one of its two batches.
+    command = [sys.executable, "-c", DIES_LEARNING, str(killed.path), "8"]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    process = start(killed)
+    wait_for_step(killed, 13)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert finish(killed) == 0
 
     resumed = [e["resumed_from_step"] for e in read_events(killed.events) if e["kind"] == "started"]
     assert resumed[0] is None
-    assert resumed[1] >= 3
+    assert resumed[1] == 3
     assert resumed[2] >= 13
     expected, found = weights(whole), weights(killed)
     assert expected.keys() == found.keys()
@@ -167,6 +123,23 @@ def test_a_run_killed_at_twenty_random_moments_ends_at_the_weights_of_an_uninter
     assert finish(killed) == 0
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(killed)[name]), name
+
+
+def test_a_run_with_a_moving_average_judges_and_ships_it(tmp_path: Path, frames: Path) -> None:
+    run = make_run(tmp_path / "run", frames, ema={"decay": 0.8}, budget={"max_steps": 3})
+    assert finish(run) == 0
+    checkpoint, _ = load_latest_checkpoint(run.checkpoints)
+    assert checkpoint is not None
+    shipped = weights(run)
+    assert shipped.keys() == checkpoint["ema"].keys()
+    for name, tensor in shipped.items():
+        assert torch.equal(tensor, checkpoint["ema"][name]), name
+    head = "segmentation_head.0.weight"
+    assert not torch.equal(shipped[head], checkpoint["network"][head])
+    assert json.loads(run.report.read_text())["training"]["ema"] == {"decay": 0.8}
+    assert read_bundle_info(run.bundle).ema_decay == 0.8
+    looked = [e["values"] for e in read_events(run.events) if e["kind"] == "metrics"][-1]
+    assert looked["training_loss"] > 0
 
 
 def test_a_run_that_overflows_goes_back_and_on_with_a_lower_rate(
@@ -317,12 +290,19 @@ def test_a_model_of_raw_bayer_frames_carries_its_pattern_and_says_what_the_train
         assert difference <= PARITY_TOLERANCE["cpu"]
 
 
-@pytest.mark.parametrize(("batch_size", "kind"), [(1, "cbn"), (2, "bn")])
-def test_without_a_wish_the_normalization_suits_the_batch_and_report_and_bundle_name_it(
-    tmp_path: Path, frames: Path, batch_size: int, kind: str
+@pytest.mark.parametrize(
+    ("batch_size", "accumulation_steps", "kind"), [(1, 1, "cbn"), (2, 1, "bn"), (1, 2, "bn")]
+)
+def test_without_a_wish_the_normalization_suits_the_step_and_report_and_bundle_name_it(
+    tmp_path: Path, frames: Path, batch_size: int, accumulation_steps: int, kind: str
 ) -> None:
     run = make_run(
-        tmp_path / "run", frames, norm={}, batch_size=batch_size, budget={"max_steps": 2}
+        tmp_path / "run",
+        frames,
+        norm={},
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+        budget={"max_steps": 2},
     )
     assert finish(run) == 0
     stated = json.loads(run.report.read_text())["norm"]

@@ -1,5 +1,6 @@
 """Networks, their losses, the bundle that training hands to serving, and the frozen runtime."""
 
+from models.architecture import Architecture, Task
 from models.bundle import (
     Bundle,
     BundleInfo,
@@ -13,11 +14,13 @@ from models.defects import ClassThreshold, Defect, OperatingPoint, Verdict, find
 from models.errors import BundleError, FrameError, ModelsError, SpecError
 from models.losses import SegmentationLoss
 from models.preprocessing import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
+from models.registry import ARCHITECTURES, architecture_named, build_model, example_input
 from models.runtime import FrozenModel, Inspection, frame_probabilities, resolve_device
-from models.segmentation import build_segmentation_model
 from models.spec import ModelSpec, NormSpec
 
 __all__ = [
+    "ARCHITECTURES",
+    "Architecture",
     "Bundle",
     "BundleError",
     "BundleInfo",
@@ -34,9 +37,12 @@ __all__ = [
     "Preprocessing",
     "SegmentationLoss",
     "SpecError",
+    "Task",
     "Verdict",
+    "architecture_named",
+    "build_model",
     "build_network",
-    "build_segmentation_model",
+    "example_input",
     "find_defects",
     "frame_probabilities",
     "frame_to_tensor",

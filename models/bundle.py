@@ -10,18 +10,19 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.architecture import Task
 from models.defects import OperatingPoint
 from models.errors import BundleError
 from models.preprocessing import Preprocessing
-from models.segmentation import build_segmentation_model
+from models.registry import build_model, example_input
 from models.spec import ModelSpec, NormSpec
 from norm import convert_batchnorm
 
@@ -51,7 +52,7 @@ class BundleInfo(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: Literal[1] = 1
-    task: Literal["segmentation"] = "segmentation"
+    task: Task = "segmentation"
     classes: tuple[str, ...]
     model: ModelSpec
     norm: NormSpec
@@ -62,6 +63,15 @@ class BundleInfo(BaseModel):
     metrics: dict[str, Any] = {}
     libraries: dict[str, str] = {}
     weights_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Self:
+        if self.task != self.model.task:
+            raise ValueError(
+                f"task is {self.task!r}, and {self.model.architecture} is made for "
+                f"{self.model.task}"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -125,16 +135,12 @@ def load_bundle(path: Path) -> Bundle:
 
 def build_network(info: BundleInfo) -> nn.Module:
     """Build the network that a bundle's weights belong to, with random weights."""
-    network = build_segmentation_model(
-        info.model,
-        class_count=len(info.classes),
-        in_channels=info.preprocessing.in_channels,
-    )
+    in_channels = info.preprocessing.in_channels
+    network = build_model(info.model, class_count=len(info.classes), in_channels=in_channels)
     if info.norm.kind == "gn":
         # Group norm has no statistics to freeze and stays what it is; all other kinds serve as
         # plain batch normalization.
-        side_px = 2 * info.preprocessing.stride_px
-        example = torch.zeros(1, info.preprocessing.in_channels, side_px, side_px)
+        example = example_input(info.model, in_channels)
         network, _ = convert_batchnorm(network, example, kind="gn")
     return network
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from data import CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitName
-from models import Preprocessing, SegmentationLoss, build_segmentation_model, resolve_device
+from models import Preprocessing, SegmentationLoss, build_model, example_input, resolve_device
 from norm import ConversionReport, convert_batchnorm
 from norm.other_normalizations import PER_IMAGE_KINDS
 from training.batches import count_steps, planned_counts
@@ -124,7 +124,7 @@ def _build_network(
     """Build the network from the run's seed and convert its normalization."""
     torch.manual_seed(config.seed)
     channels = len(measurements.mean)
-    network = build_segmentation_model(
+    network = build_model(
         config.model,
         class_count=len(manifest.classes),
         in_channels=channels,
@@ -136,8 +136,7 @@ def _build_network(
     if norm.kind == "brn":
         # Batch Renormalization's schedule is scaled to the job's length.
         _, options["total_steps"] = count_steps(train.items, config)
-    side_px = 2 * config.model.stride_px
-    example = torch.zeros(2, channels, side_px, side_px)
+    example = example_input(config.model, channels, count=2)
     return convert_batchnorm(network, example, kind=norm.kind, **options)
 
 

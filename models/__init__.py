@@ -12,6 +12,7 @@ from models.bundle import (
 )
 from models.defects import ClassThreshold, Defect, OperatingPoint, Verdict, find_defects
 from models.errors import BundleError, FrameError, ModelsError, SpecError
+from models.loss_spec import LossSpec
 from models.losses import SegmentationLoss
 from models.preprocessing import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
 from models.registry import ARCHITECTURES, architecture_named, build_model, example_input
@@ -29,6 +30,7 @@ __all__ = [
     "FrameError",
     "FrozenModel",
     "Inspection",
+    "LossSpec",
     "ModelSpec",
     "ModelsError",
     "NormSpec",

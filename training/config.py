@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data import AugmentationSpec, CacheSpec, SamplingSpec
+from models.loss_spec import CrossEntropyDice, LossSpec
 from models.spec import ModelSpec, NormSpec
 from training.errors import ConfigError
 
@@ -135,6 +136,7 @@ class RunConfig(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
+    loss: LossSpec = CrossEntropyDice()
 
     @property
     def images_per_step(self) -> int:

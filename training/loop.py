@@ -11,7 +11,14 @@ from typing import Any
 from data import Draw
 from data.loader import batches_ahead, default_workers, prefetch
 from norm import plain_state_dict
-from training.batches import Batch, collate, count_steps, largest_batch_bytes, plan_steps
+from training.batches import (
+    Batch,
+    collate,
+    count_steps,
+    largest_batch_bytes,
+    plan_steps,
+    with_distances,
+)
 from training.checkpoint import (
     discard_checkpoints_after,
     load_latest_checkpoint,
@@ -150,7 +157,9 @@ class TrainingLoop:
 
         def load(draws: tuple[Draw, ...]) -> Batch:
             frames = [self.prepared.train.show(draw, epoch) for draw in draws]
-            return collate(frames, self.prepared.preprocessing)
+            batch = collate(frames, self.prepared.preprocessing)
+            reach_px = self.prepared.loss.reach_px
+            return batch if reach_px is None else with_distances(batch, reach_px)
 
         steps = plan_steps(self.prepared.train.items, self.config, epoch)[done:]
         keys = [draws for step in steps for draws in step]
@@ -170,6 +179,7 @@ class TrainingLoop:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.prepared.loss.set_progress(state.step / self.steps_total)
         result = take_step(
             self.learner,
             batches,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from data import AugmentationSpec, CacheSpec, SamplingSpec
+from models.loss_spec import CrossEntropyDice, LossSpec
 from models.spec import ModelSpec, NormSpec
 
 RUN_FORMAT_VERSION = 1
@@ -137,6 +138,7 @@ class JobSpec(_Spec):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
+    loss: LossSpec = CrossEntropyDice()
 
 
 def run_config(spec: JobSpec, *, manifest: Path, root: Path, device: str) -> dict[str, Any]:

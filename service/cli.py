@@ -1,4 +1,4 @@
-"""The command line: ``hairline serve``, ``upload``, ``health``, ``export``, ``predict``, ``demo``.
+"""The command line: ``hairline serve``, ``upload``, ``health``, ``predict``, ``weights`` and more.
 
 Everything heavy is imported inside the command that needs it, so that ``hairline --help`` answers
 at once.
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from service.weights_cli import app as weights_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +31,9 @@ app = typer.Typer(
 _DEFAULT_URL = "http://127.0.0.1:8000"
 
 Url = Annotated[str, typer.Option(envvar="HAIRLINE_URL", help="Where the service listens.")]
+
+
+app.add_typer(weights_app, name="weights")
 
 
 @app.command()

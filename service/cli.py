@@ -5,6 +5,7 @@ at once.
 """
 
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -332,8 +333,6 @@ def demo(
 @app.command()
 def version() -> None:
     """Print the version."""
-    from importlib import metadata
-
     typer.echo(metadata.version("hairline"))
 
 

@@ -198,7 +198,7 @@ SEGMENTATION = (
     Architecture(
         name="linknet",
         task="segmentation",
-        summary="the real-time design: least arithmetic, and skips from stride 2 all the same",
+        summary="the real-time design: little arithmetic, and skips from stride 2 all the same",
         encoders=_ALL,
         options=frozenset({"encoder_depth"}),
         stride_px=_deepest_stride,

@@ -165,7 +165,8 @@ def match_weights(
     """
     names = _names_in(source.tensors, targets, architecture.encoder_prefix)
     taken: dict[str, Tensor] = {}
-    loaded, converted, random = [], {}, {}
+    converted: dict[str, str] = {}
+    random: dict[str, str] = {}
     for name, target in targets.items():
         found = source.tensors.get(names.get(name, ""))
         if found is None:
@@ -181,8 +182,9 @@ def match_weights(
         taken[name] = value.to(target.dtype)
         if remark:
             converted[name] = remark
-        else:
-            loaded.append(name)
+    _drop_half_a_head(architecture.head_prefix, taken, random)
+    loaded = [name for name in taken if name not in converted]
+    converted = {name: remark for name, remark in converted.items() if name in taken}
     used = {names[name] for name in taken}
     unused = tuple(name for name in source.tensors if name not in used)
     _check_encoder(source, architecture, targets, random)
@@ -241,6 +243,15 @@ def _fit_head(
     for name in common:
         value[ours.index(name)] = found[theirs.index(name)].to(target.dtype)
     return value, f"rows of {', '.join(common)} taken by name"
+
+
+def _drop_half_a_head(prefix: str, taken: dict[str, Tensor], random: dict[str, str]) -> None:
+    """Take a head whole or not at all: the biases of other features are worse than none."""
+    if not any(name.startswith(prefix) for name in random):
+        return
+    for name in [name for name in taken if name.startswith(prefix)]:
+        del taken[name]
+        random[name] = "the rest of the head is not taken"
 
 
 def _check_encoder(

@@ -181,7 +181,7 @@ class TrainingLoop:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.prepared.loss.set_progress(state.step / self.steps_total)
+        self.prepared.loss.set_progress(max(state.step / self.steps_total, self._time_spent()))
         result = take_step(
             self.learner,
             batches,

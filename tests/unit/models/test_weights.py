@@ -114,6 +114,17 @@ def test_rows_of_the_head_follow_the_names_of_the_classes() -> None:
     assert report.converted[name] == "rows of scratch, pit taken by name"
 
 
+def test_half_a_head_is_not_taken() -> None:
+    classes = ("pit",)
+    torch.manual_seed(0)
+    other = build_model(ModelSpec(architecture="linknet"), class_count=1, in_channels=3)
+    network = built("resnet18")
+    bias = network.state_dict()["segmentation_head.0.bias"].clone()
+    report = load_weights(network, architecture_named("unet"), source_of(other, classes), classes)
+    assert torch.equal(network.state_dict()["segmentation_head.0.bias"], bias)
+    assert report.random["segmentation_head.0.bias"] == "the rest of the head is not taken"
+
+
 def test_a_file_that_does_not_name_its_classes_gives_no_head() -> None:
     report = start(built("resnet18"), source_of(built("resnet18")))
     assert set(report.random) == {"segmentation_head.0.weight", "segmentation_head.0.bias"}

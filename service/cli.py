@@ -1,4 +1,4 @@
-"""The command line: ``hairline serve``, ``upload``, ``health``, ``predict``, ``weights`` and more.
+"""The command line: ``hairline serve``, ``upload``, ``health``, ``predict``, ``ledger`` and others.
 
 Everything heavy is imported inside the command that needs it, so that ``hairline --help`` answers
 at once.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.weights_cli import app as weights_app
+from service import cli_ledger, cli_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,10 +31,10 @@ app = typer.Typer(
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
 
+app.add_typer(cli_ledger.app, name="ledger")
+app.add_typer(cli_weights.app, name="weights")
+
 Url = Annotated[str, typer.Option(envvar="HAIRLINE_URL", help="Where the service listens.")]
-
-
-app.add_typer(weights_app, name="weights")
 
 
 @app.command()

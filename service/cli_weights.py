@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Weights that jobs may start from.", no_args_is_help=True)
+app = typer.Typer(
+    help="Weights that jobs may start from.", no_args_is_help=True, pretty_exceptions_enable=False
+)
 
 
 @app.callback()

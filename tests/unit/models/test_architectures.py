@@ -78,8 +78,11 @@ def ship(spec: ModelSpec, directory: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("architecture", "encoder"), SEGMENTERS)
-def test_every_combination_answers_each_pixel(architecture: str, encoder: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [(name, encoder) for name, encoder in SEGMENTERS if encoder not in FAMILIES],
+)
+def test_every_other_combination_answers_each_pixel(architecture: str, encoder: str) -> None:
     spec = ModelSpec(architecture=architecture, encoder=encoder)
     # Shapes need no numbers; `python -m benchmarks.architectures` takes the minutes for them.
     with torch.device("meta"):

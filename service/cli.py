@@ -5,12 +5,13 @@ at once.
 """
 
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service import cli_ledger
+from service import cli_ledger, cli_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ app = typer.Typer(
 _DEFAULT_URL = "http://127.0.0.1:8000"
 
 app.add_typer(cli_ledger.app, name="ledger")
+app.add_typer(cli_weights.app, name="weights")
 
 Url = Annotated[str, typer.Option(envvar="HAIRLINE_URL", help="Where the service listens.")]
 
@@ -331,8 +333,6 @@ def demo(
 @app.command()
 def version() -> None:
     """Print the version."""
-    from importlib import metadata
-
     typer.echo(metadata.version("hairline"))
 
 

@@ -112,7 +112,10 @@ def batch_loss(learner: Learner, batch: Batch) -> Tensor:
     ):
         logits = learner.network(images)
     targets, valid = batch.targets.to(learner.device), batch.valid.to(learner.device)
-    loss: Tensor = learner.loss(logits, targets, valid)
+    if batch.distances is None:
+        loss: Tensor = learner.loss(logits, targets, valid)
+    else:
+        loss = learner.loss(logits, targets, valid, batch.distances.to(learner.device))
     return loss
 
 

@@ -215,6 +215,7 @@ def _finish(
             "spec": config.norm_in_force.model_dump(exclude_none=True),
             **prepared.conversion.as_dict(),
         },
+        "weights": prepared.weights.as_dict() if prepared.weights else None,
         "folding": frozen.fold_report.as_dict(),
         "training": _training_summary(loop),
         "measurements": vars(prepared.measurements),

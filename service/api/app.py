@@ -23,6 +23,7 @@ from service.api import (
     problems,
     version_health,
     versions,
+    weights,
 )
 from service.api.archive_pieces import ArchivePieces
 from service.api.request_id import RequestIdMiddleware
@@ -77,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
         version_health.router,
         jobs.router,
         models.router,
+        weights.router,
         deployments.router,
         predict.router,
         ledger.router,

@@ -99,7 +99,7 @@ def caveats(report: Mapping[str, Any]) -> list[str]:
         for name, chosen in report["operating_point"]["classes"].items()
         if chosen["basis"] == "default"
     ]
-    if metrics["by_part"]["most_frames"] <= 1:
+    if metrics.get("by_part", {}).get("most_frames") == 1:
         said.append(
             "Every frame is a part of its own: frames of one part, if there are any, may lie in "
             "training and in test."

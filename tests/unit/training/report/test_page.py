@@ -14,8 +14,9 @@ from data import Frame
 from models import ClassThreshold, OperatingPoint, Pixels
 from training.baselines import trivial_baselines
 from training.evaluation import judge
+from training.report.__main__ import main
 from training.report.blocks import RunRecord
-from training.report.page import render_page, write_page
+from training.report.page import render_page
 from training.report.run_sections import averaged, curve_points
 from training.report.wording import statements, unsupported_figures
 from training.run_directory import RunDirectory
@@ -180,13 +181,25 @@ def test_a_report_of_another_task_is_drawn_without_the_sections_it_lacks() -> No
     assert "<h2>" not in page
 
 
+def test_a_report_from_before_curves_were_kept_is_drawn_as_far_as_it_goes(
+    run: RunDirectory,
+) -> None:
+    record = record_of([*DEFECTIVE, *GOOD], run)
+    old = {name: record.report[name] for name in ("metrics", "operating_point", "baselines")}
+    old["metrics"] = {name: old["metrics"][name] for name in old["metrics"] if name != "by_part"}
+    page = render_page(RunRecord(old, [], {}))
+    assert "Escape and overkill" in page
+    assert "Worst misses" not in page
+
+
 def test_the_page_is_written_whole_from_the_run_directory(run: RunDirectory) -> None:
     record = record_of([*DEFECTIVE, *GOOD], run)
     run.report.write_text(json.dumps(record.report))
     run.events.write_text("".join(json.dumps(event) + "\n" for event in record.events))
-    write_page(run)
+    assert main([str(run.path)]) == 0
     assert run.page.read_text(encoding="utf-8") == render_page(record)
     assert not list(run.path.glob("*.partial"))
+    assert main([str(run.path / "nowhere")]) == 1
 
 
 def test_steps_that_were_done_twice_are_drawn_once() -> None:

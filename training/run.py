@@ -30,10 +30,12 @@ from training.batches import planned_counts
 from training.checkpoint import load_latest_checkpoint
 from training.config import RunConfig, read_config
 from training.errors import ParityError, RunLockedError, TrainingError
+from training.eval_forward import EvalForward
 from training.evaluation import Frames, choose_operating_point, judge, whole_frames
 from training.events import EventLog
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
-from training.loop import EvalForward, LoopState, TrainingLoop
+from training.loop import TrainingLoop
+from training.loop_state import LoopState
 from training.preparation import Prepared, prepare
 from training.progress import Progress
 from training.report.page import write_page
@@ -155,6 +157,7 @@ def _finish(
         dataset_digest=prepared.manifest.digest,
         sampling=sampling_summary(config, prepared, loop.state),
         libraries=library_versions(),
+        ema_decay=config.ema.decay if config.ema else None,
     )
     network = build_network(info)
     network.load_state_dict(loop.state.best_weights)
@@ -250,6 +253,9 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "padded_pixel_share": state.padded_pixels / max(state.seen_pixels, 1),
         "resolution": loop.config.resolution.model_dump(),
         "batch_size": loop.config.batch_size,
+        "accumulation_steps": loop.config.accumulation_steps,
+        "images_per_step": loop.config.images_per_step,
+        "ema": loop.config.ema.model_dump() if loop.config.ema else None,
     }
 
 

@@ -20,7 +20,7 @@ _CURVES = (
     ("loss", "loss", True),
     ("calibration_dice", "calibration Dice", False),
     ("learning_rate", "learning rate", False),
-    ("gradient_norm", "gradient norm", True),
+    ("gradient_norm", "gradient norm before clipping", True),
 )
 
 

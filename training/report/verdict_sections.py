@@ -112,9 +112,9 @@ def thresholds(run: RunRecord) -> Section | None:
         for name, chosen in point["classes"].items()
     ]
     rule = (
-        "On the calibration frames alone, which neither trained the model nor judge it here: the "
-        "threshold of the highest pixel Dice, then the least area of a region by which most "
-        "defects are found with the fewest false regions."
+        "On the calibration frames alone, which also chose the epoch that was kept, and neither "
+        "taught the network nor judge it here: the threshold of the highest pixel Dice, then the "
+        "least area of a region of the highest F1 of defects found."
     )
     table = Table(("class", "threshold", "least area", "basis", "evidence"), rows)
     return Section("How thresholds were chosen", [Sentences([rule]), table])

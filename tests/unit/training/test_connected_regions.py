@@ -25,6 +25,7 @@ def draw(shape: tuple[int, int], places: list[tuple[int, int]]) -> np.ndarray:
     return plane
 
 
+@settings(deadline=None)
 @given(PLANES | SPARSE)
 def test_regions_are_those_of_the_whole_map_although_its_empty_parts_are_skipped(
     plane: np.ndarray,
@@ -42,6 +43,7 @@ def test_regions_are_those_of_the_whole_map_although_its_empty_parts_are_skipped
     assert np.array_equal(found.draw(plane.shape), plane)
 
 
+@settings(deadline=None)
 @given(PLANES, st.integers(1, 6))
 def test_small_regions_are_left_out_whole(plane: np.ndarray, least: int) -> None:
     found = find_regions(plane)
@@ -51,7 +53,7 @@ def test_small_regions_are_left_out_whole(plane: np.ndarray, least: int) -> None
     assert np.array_equal(kept, plane & (areas[ids] >= least))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=9))
 def test_the_short_side_is_that_of_a_rectangle_of_least_area(
     places: list[tuple[int, int]],

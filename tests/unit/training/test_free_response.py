@@ -1,7 +1,7 @@
 """Recall at a fixed number of false regions on good frames."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.free_response import FALSE_REGIONS_A_FRAME, free_response
@@ -12,6 +12,7 @@ LOCATED = st.lists(st.integers(0, 12), min_size=RUNGS, max_size=RUNGS)
 FALSE = st.lists(st.integers(0, 40), min_size=RUNGS, max_size=RUNGS)
 
 
+@settings(deadline=None)
 @given(LOCATED, FALSE, st.integers(1, 10))
 def test_the_recall_is_the_best_of_all_rungs_that_neither_report_more_nor_lie_below_one_that_does(
     located: list[int], false: list[int], good_frames: int

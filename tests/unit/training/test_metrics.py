@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import binom
@@ -67,6 +67,7 @@ def test_zero_misses_still_have_an_upper_bound() -> None:
     assert interval["high"] == pytest.approx(1 - 0.025 ** (1 / 100))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_interval_is_clopper_and_pearsons(counts: tuple[int, int]) -> None:
     events, trials = counts

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -27,6 +27,7 @@ def overlap_of(maps: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     return overlap.score(counts.unlabelled)
 
 
+@settings(deadline=None)
 @given(st.lists(MAP, min_size=1, max_size=3))
 def test_the_exact_area_lies_within_the_stated_error(
     maps: list[tuple[np.ndarray, np.ndarray]],

@@ -1,7 +1,7 @@
 """Recall by size, in bins that are the data's own quantiles."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.region_sizes import LEAST_IN_BIN, MOST_BINS, SizeCounts, edge_px
@@ -16,6 +16,7 @@ def counted(defects: list[tuple[float, bool]]) -> SizeCounts:
     return counts
 
 
+@settings(deadline=None)
 @given(DEFECTS)
 def test_bins_hold_every_defect_once_and_count_exactly_what_lies_between_their_edges(
     defects: list[tuple[float, bool]],
@@ -35,6 +36,7 @@ def test_bins_hold_every_defect_once_and_count_exactly_what_lies_between_their_e
         assert abs(each["recall"]["n"] - len(inside)) <= near
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1, 5000), min_size=4 * LEAST_IN_BIN, max_size=200, unique=True))
 def test_many_different_sizes_are_parted_into_quarters(sizes_px: list[float]) -> None:
     bins = counted([(size, True) for size in sizes_px]).recall_by_size()

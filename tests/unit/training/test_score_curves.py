@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -28,6 +28,7 @@ def labels_of(random: object, count: int) -> np.ndarray:
     return np.array([random.random() < 0.4 for _ in range(count)], np.bool_)  # type: ignore[attr-defined]
 
 
+@settings(deadline=None)
 @given(SCORES)
 def test_a_higher_score_never_has_a_lower_bin(scores: np.ndarray) -> None:
     ordered = np.sort(scores)
@@ -47,6 +48,7 @@ def test_scores_of_one_bin_differ_by_less_than_the_stated_resolution() -> None:
     assert np.all(np.diff(edges)[1:] <= least * RELATIVE_RESOLUTION * 1.0001)
 
 
+@settings(deadline=None)
 @given(SCORES)
 def test_a_score_lies_in_the_bin_whose_edges_enclose_it(scores: np.ndarray) -> None:
     edges = np.append(bin_thresholds(), 1.0)
@@ -55,6 +57,7 @@ def test_a_score_lies_in_the_bin_whose_edges_enclose_it(scores: np.ndarray) -> N
     assert np.all(scores <= edges[bins + 1] + 1e-7)
 
 
+@settings(deadline=None)
 @given(SCORES, LABELS)
 def test_the_exact_average_precision_lies_between_the_stated_bounds(
     scores: np.ndarray, random: object
@@ -75,6 +78,7 @@ def test_the_exact_average_precision_lies_between_the_stated_bounds(
     assert found["value"] == pytest.approx(binned)
 
 
+@settings(deadline=None)
 @given(SCORES, LABELS)
 def test_every_point_of_the_curve_is_reached_at_its_threshold(
     scores: np.ndarray, random: object

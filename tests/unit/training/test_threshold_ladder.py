@@ -28,7 +28,7 @@ def smooth(logits: np.ndarray) -> np.ndarray:
     return scores
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(COARSE, hnp.arrays(np.bool_, (40, 44)), st.floats(0.01, 0.99), st.integers(1, 40))
 def test_every_rung_is_the_verdict_at_its_threshold(
     logits: np.ndarray, speckles: np.ndarray, threshold: float, min_area_px: int
@@ -63,6 +63,7 @@ def test_every_rung_is_the_verdict_at_its_threshold(
         assert found.located[rung] == sum(area > 0 for area in located.found_by_px)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1))
 def test_rungs_rise_around_the_chosen_threshold_itself(threshold: float) -> None:
     rungs = ladder_thresholds(threshold)

@@ -1,6 +1,6 @@
 """Escape and overkill by frame and by part, with their denominators."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import ClassThreshold, OperatingPoint
@@ -20,6 +20,7 @@ def counted(frames: list[tuple[str, bool, int]]) -> VerdictCounts:
     return counts
 
 
+@settings(deadline=None)
 @given(FRAMES)
 def test_a_part_is_bad_if_any_frame_is_and_each_rate_has_its_own_denominator(
     frames: list[tuple[str, bool, int]],

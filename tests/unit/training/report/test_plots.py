@@ -3,7 +3,7 @@
 import itertools
 
 from defusedxml.ElementTree import fromstring
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.report.axes import HEIGHT, WIDTH, Axis, fitting_axis
@@ -13,6 +13,7 @@ VALUES = st.floats(-1e6, 1e6)
 SIZES = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20)
 
 
+@settings(deadline=None)
 @given(SIZES | st.lists(VALUES, min_size=1, max_size=20), st.booleans())
 def test_ticks_are_few_rising_and_inside(values: list[float], is_log: bool) -> None:
     axis = fitting_axis("x", values, is_log=is_log)
@@ -23,6 +24,7 @@ def test_ticks_are_few_rising_and_inside(values: list[float], is_log: bool) -> N
     assert all(axis.low - slack <= tick <= axis.high + slack for tick in ticks)
 
 
+@settings(deadline=None)
 @given(SIZES)
 def test_a_logarithmic_axis_gives_equal_factors_equal_distances(values: list[float]) -> None:
     axis = Axis("x", 0.1, 1000.0, is_log=True)
@@ -32,6 +34,7 @@ def test_a_logarithmic_axis_gives_equal_factors_equal_distances(values: list[flo
     assert shares == sorted(shares)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=12))
 def test_every_point_and_interval_is_drawn_inside_of_the_picture(
     points: list[tuple[float, float]],

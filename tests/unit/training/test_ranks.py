@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from norm import convert_batchnorm
 from training.batches import Batch
-from training.errors import DivergedError
+from training.errors import CheckpointError, DivergedError, RanksDisagreeError
+from training.loop_state import LoopState, Trained, checkpoint_content, restore_checkpoint
 from training.optimizer_step import ALONE, Learner, take_step
 from training.ranks import Ranks
 
@@ -60,12 +61,12 @@ def batch(step: int, place: int) -> Batch:
     return Batch(images + place, (images > 0.5).to(torch.uint8), valid)
 
 
-def network(options: dict[str, Any]) -> nn.Module:
+def network(options: dict[str, Any], dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
     plain = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1, bias=False),
         nn.BatchNorm2d(4),
-        nn.ReLU(),
+        nn.Dropout(dropout),
         nn.Conv2d(4, 1, 1),
     ).double()
     example = torch.zeros(2, 1, SIDE_PX, SIDE_PX, dtype=torch.float64)
@@ -82,18 +83,74 @@ def train(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses, norms = [], []
     for step in range(STEPS):
-        batches, place = [], 0
-        for rank in range(RANKS):
-            for _ in range(shares[rank][step]):
-                if ranks.count == 1 or ranks.rank == rank:
-                    batches.append(batch(step, place))
-                place += 1
         result = take_step(
-            learner, batches, optimizer, max_gradient_norm=0.5, step=step + 1, ranks=ranks
+            learner,
+            part_of_step(step, shares, ranks),
+            optimizer,
+            max_gradient_norm=0.5,
+            step=step + 1,
+            ranks=ranks,
         )
         losses.append(result.loss)
         norms.append(result.gradient_norm)
     return {"losses": losses, "norms": norms, "state": model.state_dict()}
+
+
+def part_of_step(step: int, shares: dict[int, tuple[int, ...]], ranks: Ranks) -> list[Batch]:
+    """This rank's batches of a step; alone, those of all ranks."""
+    batches, place = [], 0
+    for rank in range(RANKS):
+        for _ in range(shares[rank][step]):
+            if ranks.count == 1 or ranks.rank == rank:
+                batches.append(batch(step, place))
+            place += 1
+    return batches
+
+
+def checkpoint_and_resume(ranks: Ranks, folder: str) -> dict[str, Any]:
+    """Train with windows and dropout, put another network to a checkpoint, and go on with both."""
+    path = Path(folder) / "checkpoint.pt"
+    torch.manual_seed(ranks.rank)
+    states = []
+    trained = fresh()
+    for step in range(2):
+        take(trained, step, ranks)
+    content = checkpoint_content(LoopState(step=2), trained, ranks)
+    if ranks.is_first:
+        torch.save(content, path)
+    dist.barrier()
+    for resumed in (trained, fresh()):
+        state = restore_checkpoint(torch.load(path, weights_only=True), resumed, ranks)
+        assert state.step == 2
+        for step in range(2, STEPS):
+            take(resumed, step, ranks)
+        states.append({name: t.clone() for name, t in resumed.network.state_dict().items()})
+    disagreement = ""
+    if ranks.rank == 1:
+        next(trained.network.parameters()).data.add_(1e-6)
+    try:
+        checkpoint_content(LoopState(step=4), trained, ranks)
+    except RanksDisagreeError as error:
+        disagreement = error.code
+    return {"states": states, "disagreement": disagreement, "content": content}
+
+
+def fresh() -> Trained:
+    model = network(KINDS["separate windows"], dropout=0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    return Trained(model, optimizer, None, torch.device("cpu"))
+
+
+def take(trained: Trained, step: int, ranks: Ranks) -> None:
+    learner = Learner(trained.network, CrossEntropy(), trained.device, torch.float32)
+    take_step(
+        learner,
+        part_of_step(step, EVEN_SHARES, ranks),
+        trained.optimizer,
+        max_gradient_norm=0.5,
+        step=step + 1,
+        ranks=ranks,
+    )
 
 
 def fail_on_the_second(ranks: Ranks) -> dict[str, Any]:
@@ -142,6 +199,7 @@ def be_rank(rank: int, folder: str) -> None:
         lockstep = options.get("ranks") == "pooled"
         shares = EVEN_SHARES if lockstep else SHARES
         results[name] = train(options, shares, Ranks(rank, RANKS, lockstep))
+    results["resumed"] = checkpoint_and_resume(Ranks(rank, RANKS), folder)
     results["failing"] = fail_on_the_second(Ranks(rank, RANKS))
     torch.save(results, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -207,6 +265,27 @@ def test_pooled_windows_normalize_by_the_frames_of_all_ranks(both: list[dict[str
     )
     assert both[0]["pooled windows"]["losses"][0] == pytest.approx(mean, rel=1e-12)
     assert both[0]["separate windows"]["losses"][0] != pytest.approx(mean, rel=1e-6)
+
+
+def test_each_rank_resumes_its_own_window_and_random_state_bit_for_bit(
+    both: list[dict[str, Any]],
+) -> None:
+    for rank in both:
+        went_on, resumed = rank["resumed"]["states"]
+        for name, value in went_on.items():
+            assert torch.equal(value, resumed[name]), name
+    first, second = (rank["resumed"]["states"][0] for rank in both)
+    assert not torch.equal(first["1.window.means"], second["1.window.means"])
+
+
+def test_weights_that_differ_between_ranks_are_no_checkpoint(both: list[dict[str, Any]]) -> None:
+    assert [rank["resumed"]["disagreement"] for rank in both] == ["ranks_disagree", ""]
+
+
+def test_a_checkpoint_of_another_number_of_processes_is_refused(both: list[dict[str, Any]]) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        restore_checkpoint(both[0]["resumed"]["content"], fresh(), ALONE)
+    assert caught.value.code == "checkpoint_of_other_devices"
 
 
 def test_memory_that_ends_on_one_rank_fails_the_step_on_all_and_it_can_be_tried_again(

@@ -1,7 +1,6 @@
 """True statistics at the end of a run, kept if they help."""
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ from norm import plain_state_dict, recalibrate
 from tests.training_runs import make_run
 from training.calibration_look import calibration_dice, mean_dice
 from training.config import RecalibrationSection, read_config
-from training.events import EventLog, read_events
+from training.events import EventLog
 from training.loop_state import LoopState
 from training.preparation import Prepared, prepare
 from training.recalibration import TrainingFrames, affordable_frames, recalibrate_if_better
-from training.run import execute
 
 
 def prepared_run(directory: Path, frames: Path, **changes: Any) -> tuple[Any, Prepared]:
@@ -84,19 +82,3 @@ def test_recalibration_costs_at_most_its_share_of_training() -> None:
     assert frames * 17 <= 0.1 * 6000 < (frames + 1) * 17
     long = affordable_frames(section, layers=30, frame_pixels=5e6, seen_pixels=10**12)
     assert long == 50
-
-
-@pytest.mark.slow
-def test_a_run_tells_both_numbers_and_ships_what_is_better(tmp_path: Path, frames: Path) -> None:
-    run = make_run(
-        tmp_path / "run",
-        frames,
-        budget={"max_steps": 4},
-        recalibration={"max_frames": 4, "max_cost": 100},
-    )
-    assert execute(run.path) == 0
-    stated = json.loads(run.report.read_text())["recalibration"]
-    (event,) = (e for e in read_events(run.events) if e["kind"] == "recalibration")
-    assert {name: event[name] for name in stated} == stated
-    better = stated["calibration_dice_after"] > stated["calibration_dice_before"]
-    assert stated["kept"] == better

@@ -12,7 +12,14 @@ from models.bundle import (
 from models.defects import ClassThreshold, Defect, OperatingPoint, Verdict, find_defects
 from models.errors import BundleError, FrameError, ModelsError, SpecError
 from models.losses import SegmentationLoss
-from models.preprocessing import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
+from models.preprocessing import (
+    Pixels,
+    Preprocessing,
+    frame_to_tensor,
+    pad_to_multiple,
+    resize_pixels,
+    resized_size,
+)
 from models.runtime import FrozenModel, Inspection, frame_probabilities, resolve_device
 from models.segmentation import build_segmentation_model
 from models.spec import ModelSpec, NormSpec
@@ -44,6 +51,8 @@ __all__ = [
     "load_bundle",
     "pad_to_multiple",
     "read_bundle_info",
+    "resize_pixels",
+    "resized_size",
     "resolve_device",
     "write_bundle",
 ]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from data import Draw, Frame, Item
 from data.sampling import EpochCounts, count_epoch, draw_epoch
-from models import Preprocessing, frame_to_tensor, pad_to_multiple
-from training.config import CropResolution, NativeResolution, RunConfig
+from models import Preprocessing, frame_to_tensor, pad_to_multiple, resized_size
+from training.config import CropResolution, ResizedResolution, Resolution, RunConfig
+from training.resizing import resize_mask
 
 Size = tuple[int, int]
 
@@ -101,10 +102,13 @@ def _group(sizes: Sequence[Size], batch_size: int) -> list[tuple[int, ...]]:
     ]
 
 
-def sizes_seen(items: Sequence[Item], resolution: NativeResolution | CropResolution) -> list[Size]:
+def sizes_seen(items: Sequence[Item], resolution: Resolution) -> list[Size]:
     """Return the height and width at which training sees each frame."""
     if isinstance(resolution, CropResolution):
         return [(resolution.height_px, resolution.width_px)] * len(items)
+    if isinstance(resolution, ResizedResolution):
+        factor = resolution.factor
+        return [resized_size(item.height, item.width, factor) for item in items]
     return [(item.height, item.width) for item in items]
 
 
@@ -126,7 +130,11 @@ def largest_batch_bytes(items: Sequence[Item], config: RunConfig, class_count: i
 
 
 def collate(frames: Sequence[Frame], preprocessing: Preprocessing) -> Batch:
-    """Stack frames; smaller ones are padded at the bottom and right and marked invalid there."""
+    """Stack frames; smaller ones are padded at the bottom and right and marked invalid there.
+
+    A model of resized frames has frames and labels resized here, after they were varied: the same
+    variation at another scale.
+    """
     tensors = [frame_to_tensor(frame.pixels, preprocessing)[0] for frame in frames]
     height = max(tensor.shape[1] for tensor in tensors)
     width = max(tensor.shape[2] for tensor in tensors)
@@ -138,9 +146,10 @@ def collate(frames: Sequence[Frame], preprocessing: Preprocessing) -> Batch:
         right = width - tensor.shape[2]
         same_size = F.pad(tensor[None], (0, right, 0, bottom), mode="replicate")
         images.append(pad_to_multiple(same_size, preprocessing.stride_px))
-        target = torch.zeros(frame.mask.shape[2], padded_height, padded_width, dtype=torch.uint8)
-        target[:, : frame.mask.shape[0], : frame.mask.shape[1]] = torch.from_numpy(
-            np.ascontiguousarray(frame.mask.transpose(2, 0, 1))
+        mask = resize_mask(frame.mask, (tensor.shape[1], tensor.shape[2]))
+        target = torch.zeros(mask.shape[2], padded_height, padded_width, dtype=torch.uint8)
+        target[:, : mask.shape[0], : mask.shape[1]] = torch.from_numpy(
+            np.ascontiguousarray(mask.transpose(2, 0, 1))
         )
         targets.append(target)
         inside = torch.zeros(1, padded_height, padded_width, dtype=torch.bool)

@@ -67,6 +67,21 @@ class CropResolution(_Section):
     defect_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
+class ResizedResolution(_Section):
+    """Whole frames, resized: for the comparison with full resolution; evaluation stays native.
+
+    Attributes:
+        factor: Sides of the resized frame, as a share of its own: 0.5 is half, a quarter of the
+            pixels.
+    """
+
+    mode: Literal["resized"]
+    factor: Annotated[float, Field(ge=1 / 16, lt=1)]
+
+
+Resolution = NativeResolution | CropResolution | ResizedResolution
+
+
 class Budget(_Section):
     """How long to train; the first limit that is reached ends it.
 
@@ -115,9 +130,7 @@ class RunConfig(_Section):
     data: DataSection
     model: ModelSpec = ModelSpec()
     norm: NormSpec = NormSpec()
-    resolution: Annotated[NativeResolution | CropResolution, Field(discriminator="mode")] = (
-        NativeResolution()
-    )
+    resolution: Annotated[Resolution, Field(discriminator="mode")] = NativeResolution()
     augmentation: AugmentationSpec = AugmentationSpec()
     sampling: SamplingSpec = SamplingSpec()
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2
@@ -133,6 +146,11 @@ class RunConfig(_Section):
     def norm_in_force(self) -> NormSpec:
         """What ``norm`` comes to at this batch size; never ``auto``."""
         return self.norm.for_batch(self.batch_size)
+
+    @property
+    def resize_factor(self) -> float:
+        """Sides of a frame as the network sees it, as a share of its own; 1 unless resized."""
+        return self.resolution.factor if isinstance(self.resolution, ResizedResolution) else 1.0
 
 
 def read_config(path: Path) -> RunConfig:

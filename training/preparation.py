@@ -15,6 +15,7 @@ from training.batches import count_steps, planned_counts
 from training.config import CropResolution, RunConfig
 from training.errors import ConfigError
 from training.events import EventLog
+from training.resizing import ResizedLabels, count_label_fates, resize_frame
 
 # Mean, deviation and foreground rate are means over millions of pixels a frame; more frames than
 # these change them little and cost minutes on a large set.
@@ -53,6 +54,7 @@ class Prepared:
     conversion: ConversionReport
     device: torch.device
     precision: torch.dtype
+    resized_labels: ResizedLabels | None = None
 
 
 def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None) -> Prepared:
@@ -72,7 +74,7 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         raise ConfigError(error.code, error.detail, hint=error.hint) from error
     bit_depth = _check_trainable(manifest, config)
     device = _device_of(config)
-    measurements = measure(_whole_frames(manifest, config, "train", cache))
+    measurements = measure(_whole_frames(manifest, config, "train", cache), config.resize_factor)
     train = FrameDataset(
         manifest,
         config.data.root,
@@ -89,6 +91,7 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         std=measurements.std,
         stride_px=config.model.stride_px,
         bayer=manifest.bayer,
+        resize_factor=config.resize_factor,
     )
     network, conversion = _build_network(config, manifest, train, measurements)
     for left in conversion.left:
@@ -97,6 +100,7 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
             events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
     _warn_of_conversions(manifest, preprocessing.in_channels, events)
     _tell_sampling(train, config, events)
+    resized_labels = _count_resized_labels(manifest, train, config, events)
     return Prepared(
         manifest=manifest,
         train=train,
@@ -109,6 +113,7 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         conversion=conversion,
         device=device,
         precision=_precision_of(config, device),
+        resized_labels=resized_labels,
     )
 
 
@@ -141,8 +146,13 @@ def _build_network(
     return convert_batchnorm(network, example, kind=norm.kind, **options)
 
 
-def measure(dataset: FrameDataset) -> Measurements:
-    """Return mean, deviation and foreground rate over evenly spread frames of a data set."""
+def measure(dataset: FrameDataset, resize_factor: float = 1.0) -> Measurements:
+    """Return mean, deviation and foreground rate over evenly spread frames, as training sees them.
+
+    Args:
+        dataset: Whole frames.
+        resize_factor: At which the network sees them.
+    """
     count = len(dataset)
     indices = np.unique(np.linspace(0, count - 1, min(count, MEASURED_FRAMES)).round().astype(int))
     pixel_count = 0
@@ -150,7 +160,7 @@ def measure(dataset: FrameDataset) -> Measurements:
     squares: Any = 0.0
     labelled: Any = 0.0
     for index in indices:
-        frame = dataset.frame(int(index), epoch=0)
+        frame = resize_frame(dataset.frame(int(index), epoch=0), resize_factor)
         values = frame.pixels.reshape(-1, frame.pixels.shape[2]).astype(np.float64)
         pixel_count += len(values)
         total = total + values.sum(axis=0)
@@ -258,6 +268,31 @@ def _tell_sampling(train: FrameDataset, config: RunConfig, events: EventLog) -> 
             f"a defect_rate of {wanted} is asked for, and there is no good training frame to keep "
             "it with: every frame shows a defect; add good frames or train on crops",
         )
+
+
+def _count_resized_labels(
+    manifest: Manifest, train: FrameDataset, config: RunConfig, events: EventLog
+) -> ResizedLabels | None:
+    """Say that frames are resized and what that does to the labels; None at native size."""
+    factor = config.resize_factor
+    if factor == 1:
+        return None
+    events.warning(
+        "frames_resized",
+        f"frames are resized by {factor:g} for the network, as resolution.mode asks; the model is "
+        "judged on native frames and says so with each answer",
+    )
+    counted = count_label_fates(train.items, config.data.root, manifest.classes, factor)
+    events.write("resizing", **counted.as_dict())
+    for name, fate in counted.by_class.items():
+        if fate.vanished:
+            events.warning(
+                "labels_vanish",
+                f"{name}: {fate.vanished} of {fate.labelled} labelled defects vanish beside "
+                f"others when resized by {factor:g} (in {counted.frames_counted} of "
+                f"{counted.frames_defective} defective training frames)",
+            )
+    return counted
 
 
 def _precision_of(config: RunConfig, device: torch.device) -> torch.dtype:

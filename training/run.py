@@ -214,6 +214,7 @@ def _frames_of(dataset: FrameDataset) -> Frames:
 
 def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
     state = loop.state
+    labels = loop.prepared.resized_labels
     return {
         "steps": state.step,
         "epochs": loop.epoch,
@@ -225,6 +226,7 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "sampling": sampling_summary(loop.config, loop.prepared, state),
         "padded_pixel_share": state.padded_pixels / max(state.seen_pixels, 1),
         "resolution": loop.config.resolution.model_dump(),
+        "resized_labels": labels.as_dict() if labels else None,
         "batch_size": loop.config.batch_size,
     }
 

@@ -43,6 +43,17 @@ class CropResolution(_Spec):
     defect_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
+class ResizedResolution(_Spec):
+    """Train on whole frames made smaller, to compare with full resolution; judged on native ones.
+
+    Attributes:
+        factor: Sides of the resized frame, as a share of its own.
+    """
+
+    mode: Literal["resized"]
+    factor: Annotated[float, Field(ge=1 / 16, lt=1)]
+
+
 class DataOptions(_Spec):
     """How frames are read; nothing of it changes a result.
 
@@ -56,7 +67,9 @@ class DataOptions(_Spec):
     cache: CacheSpec = CacheSpec()
 
 
-Resolution = Annotated[NativeResolution | CropResolution, Field(discriminator="mode")]
+Resolution = Annotated[
+    NativeResolution | CropResolution | ResizedResolution, Field(discriminator="mode")
+]
 
 
 class Budget(_Spec):

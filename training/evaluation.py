@@ -107,8 +107,16 @@ def evaluate(
     frames: Iterable[Frame],
     classes: tuple[str, ...],
     point: OperatingPoint,
+    tell: Callable[[Frame, NDArray[np.float32]], None] | None = None,
 ) -> dict[str, Any]:
     """Judge a model at a fixed operating point on frames that chose nothing.
+
+    Args:
+        model: The frozen model.
+        frames: The test frames.
+        classes: In the order of the model's outputs.
+        point: Thresholds and minimum areas.
+        tell: Is told each frame and the model's probabilities (K, H, W).
 
     Returns:
         Pixel Dice and IoU (``any`` counts a pixel of any class), defects found and false regions by
@@ -118,7 +126,10 @@ def evaluate(
     frame_count = 0
     for frame in frames:
         frame_count += 1
-        _count_frame(tally, model.probabilities(frame.pixels), frame, classes, point)
+        probabilities = model.probabilities(frame.pixels)
+        _count_frame(tally, probabilities, frame, classes, point)
+        if tell is not None:
+            tell(frame, probabilities)
     return {
         "frames": frame_count,
         "pixels": {

@@ -31,9 +31,11 @@ from training.checkpoint import load_latest_checkpoint
 from training.config import RunConfig, read_config
 from training.errors import ParityError, RunLockedError, TrainingError
 from training.evaluation import Frames, choose_operating_point, evaluate, whole_frames
-from training.events import EventLog
+from training.events import EventLog, read_events
+from training.frame_outcomes import OutcomeRecorder, recall_by_size
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
 from training.loop import EvalForward, LoopState, TrainingLoop
+from training.performance import TimedModel, peak_memory, training_speed
 from training.preparation import Prepared, prepare
 from training.progress import Progress
 from training.run_directory import RunDirectory
@@ -162,7 +164,10 @@ def _finish(
         if chosen.basis == "default":
             events.warning("threshold_not_supported", f"{name}: {chosen.reason}")
     info = info.model_copy(update={"operating_point": point})
-    metrics = evaluate(frozen, _frames_of(prepared.test)(), classes, point)
+    timed = TimedModel(frozen)
+    recorder = OutcomeRecorder(classes, point, prepared.test.items)
+    metrics = evaluate(timed, _frames_of(prepared.test)(), classes, point, recorder.add)
+    recorder.write(run.test_frames)
     info = info.model_copy(update={"metrics": metrics})
     write_bundle(run.bundle, info, loop.state.best_weights)
     load_bundle(run.bundle)
@@ -179,6 +184,12 @@ def _finish(
         },
         "folding": frozen.fold_report.as_dict(),
         "training": _training_summary(loop),
+        "recall_by_size": recall_by_size(recorder.outcomes),
+        "performance": {
+            "training": training_speed(config, loop.state),
+            "prediction": timed.summary(),
+            "memory": peak_memory(prepared.device, resumed=_has_resumed(run)),
+        },
         "measurements": vars(prepared.measurements),
         "machine": _machine(prepared),
     }
@@ -206,6 +217,10 @@ def check_parity(prepared: Prepared, frozen: FrozenModel) -> dict[str, Any]:
             hint="report it with the run's directory; the model must not be served",
         )
     return {"max_difference": difference, "tolerance": tolerance, "frames": count}
+
+
+def _has_resumed(run: RunDirectory) -> bool:
+    return any(event.get("resumed_from_step") for event in read_events(run.events))
 
 
 def _frames_of(dataset: FrameDataset) -> Frames:

@@ -56,6 +56,11 @@ class RunDirectory:
         return self.path / "report.json"
 
     @property
+    def test_frames(self) -> Path:
+        """What became of each test frame, one JSON object a line."""
+        return self.path / "test_frames.jsonl"
+
+    @property
     def bundle(self) -> Path:
         """The model."""
         return self.path / "bundle"

@@ -1,4 +1,4 @@
-"""The command line: ``hairline serve``, ``upload``, ``health``, ``export``, ``predict``, ``demo``.
+"""The command line, ``hairline``.
 
 Everything heavy is imported inside the command that needs it, so that ``hairline --help`` answers
 at once.
@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from service.cli_comparisons import compare
+from service.cli_options import DEFAULT_URL, Url
+from service.cli_options import give_up as _exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,10 +29,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-_DEFAULT_URL = "http://127.0.0.1:8000"
-
-Url = Annotated[str, typer.Option(envvar="HAIRLINE_URL", help="Where the service listens.")]
 
 
 @app.command()
@@ -92,7 +92,7 @@ def upload(
             help="A new data set's frames are raw Bayer mosaics: RGGB, BGGR, GRBG or GBRG."
         ),
     ] = None,
-    url: Url = _DEFAULT_URL,
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Upload a folder or an archive; run it again to go on where it was cut off."""
     from service.client import HairlineClient, HairlineError
@@ -218,7 +218,7 @@ def health(
     html: Annotated[
         Path | None, typer.Option(help="Write the report with thumbnails to this file, too.")
     ] = None,
-    url: Url = _DEFAULT_URL,
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Tell what is wrong with a version; the exit status is 1 if anything is an error."""
     from service.client import HairlineClient, HairlineError
@@ -274,7 +274,7 @@ def export(
         Path | None,
         typer.Option("--output", "-o", help="Tar file to write; VERSION-FORMAT.tar without it."),
     ] = None,
-    url: Url = _DEFAULT_URL,
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Write a version's frames and labels to a tar file that other tools, or Hairline, read."""
     from service.client import HairlineClient, HairlineError
@@ -288,13 +288,16 @@ def export(
     typer.echo(f"{target}: {target.stat().st_size} bytes")
 
 
+app.command()(compare)
+
+
 @app.command()
 def predict(
     frames: Annotated[list[Path], typer.Argument(help="Pictures to inspect.")],
     deployment: Annotated[str, typer.Option(help="The name that is served.")] = "default",
     model: Annotated[str | None, typer.Option(help="A model by its id instead.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    url: Url = _DEFAULT_URL,
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Ask for the verdict on each picture; the exit status is 2 if any is not OK."""
     from service.client import HairlineClient, HairlineError
@@ -335,11 +338,6 @@ def version() -> None:
 def main() -> None:
     """Run the command line."""
     app()
-
-
-def _exit(message: str) -> typer.Exit:
-    typer.echo(message, err=True)
-    return typer.Exit(1)
 
 
 def _bayer_pattern(given: str) -> str:

@@ -73,6 +73,7 @@ class JobResource(_Resource):
                     "cancel_requested": False,
                     "attempts": 1,
                     "model": None,
+                    "comparison": None,
                     "created_at": "2026-01-05T08:00:00Z",
                     "started_at": "2026-01-05T08:00:02Z",
                     "finished_at": None,
@@ -101,6 +102,7 @@ class JobResource(_Resource):
     cancel_requested: bool
     attempts: int = Field(description="How often the training program was started.")
     model: str | None = Field(description="The model, once the job has succeeded.")
+    comparison: str | None = Field(default=None, description="The comparison it is an arm of.")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

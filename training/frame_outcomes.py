@@ -142,15 +142,15 @@ def measure_regions(labelled: NDArray[np.bool_]) -> list[tuple[int, float]]:
     return measured
 
 
-def recall_by_size(outcomes: Sequence[FrameOutcome]) -> list[dict[str, Any]]:
-    """Return the share of defects found in each third of their short sides.
+def defects_found(outcomes: Sequence[FrameOutcome]) -> dict[str, Any]:
+    """Return the share of defects found, in all and in each third of their short sides.
 
     The thirds are those of the labelled defects, so they are the same for every run of a version;
     a side that many defects share makes them uneven or fewer.
 
     Returns:
-        From small to large: ``from_px`` and ``below_px``, None where the range is open, and
-        ``recall`` with its exact 95 % interval.
+        ``all`` with its exact 95 % interval; ``by_size`` from small to large: ``from_px`` and
+        ``below_px``, None where the range is open, and ``recall`` as for all.
     """
     defects = [defect for outcome in outcomes for defect in outcome.defects]
     cuts = _cuts([defect.short_side_px for defect in defects])
@@ -164,7 +164,8 @@ def recall_by_size(outcomes: Sequence[FrameOutcome]) -> list[dict[str, Any]]:
         ]
         recall = exact_interval(sum(inside), len(inside))
         bins.append({"from_px": low, "below_px": high, "recall": recall})
-    return bins
+    found = sum(defect.found for defect in defects)
+    return {"all": exact_interval(found, len(defects)), "by_size": bins}
 
 
 def _cuts(sides_px: Sequence[float]) -> list[float]:

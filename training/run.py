@@ -32,7 +32,7 @@ from training.config import RunConfig, read_config
 from training.errors import ParityError, RunLockedError, TrainingError
 from training.evaluation import Frames, choose_operating_point, evaluate, whole_frames
 from training.events import EventLog, read_events
-from training.frame_outcomes import OutcomeRecorder, recall_by_size
+from training.frame_outcomes import OutcomeRecorder, defects_found
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
 from training.loop import EvalForward, LoopState, TrainingLoop
 from training.performance import TimedModel, peak_memory, training_speed
@@ -184,7 +184,7 @@ def _finish(
         },
         "folding": frozen.fold_report.as_dict(),
         "training": _training_summary(loop),
-        "recall_by_size": recall_by_size(recorder.outcomes),
+        "defects_found": defects_found(recorder.outcomes),
         "performance": {
             "training": training_speed(config, loop.state),
             "prediction": timed.summary(),

@@ -10,6 +10,7 @@ import anyio
 from fastapi import FastAPI
 
 from service.api import (
+    comparisons,
     datasets,
     deployments,
     health,
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         versions.router,
         version_health.router,
         jobs.router,
+        comparisons.router,
         models.router,
         deployments.router,
         predict.router,

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from service.api.dependencies import ReadSession, StorageDependency, WriteSession
 from service.api.idempotency import IdempotencyKey, create_once
 from service.api.paging import Cursor, Limit, Page, fetch_page
+from service.comparisons.repository import comparison_of
 from service.database.tables import Job
 from service.errors import NotFound
 from service.jobs import repository
@@ -43,6 +44,7 @@ def job_resource(job: Job) -> JobResource:
             "cancel_requested": job.cancel_requested,
             "attempts": job.attempts,
             "model": job.model_id,
+            "comparison": comparison_of(job.id),
             "created_at": job.created_at,
             "started_at": job.started_at,
             "finished_at": job.finished_at,

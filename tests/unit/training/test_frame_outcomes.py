@@ -15,8 +15,8 @@ from training.frame_outcomes import (
     DefectOutcome,
     FrameOutcome,
     OutcomeRecorder,
+    defects_found,
     measure_regions,
-    recall_by_size,
 )
 
 CLASSES = ("scratch", "pit")
@@ -93,7 +93,9 @@ def test_every_defect_is_counted_in_one_size_and_sizes_depend_on_labels_alone(
         )
         return FrameOutcome("a.png", None, bool(defects), True, (0, 0, 0), 0, defects)
 
-    bins, inverted = recall_by_size([outcome(False)]), recall_by_size([outcome(True)])
+    answer = defects_found([outcome(False)])
+    bins, inverted = answer["by_size"], defects_found([outcome(True)])["by_size"]
+    assert answer["all"]["n"] == len(drawn_defects)
     assert sum(each["recall"]["n"] for each in bins) == len(drawn_defects)
     assert sum(each["recall"]["events"] for each in bins) == sum(f for _, f in drawn_defects)
     edges = [(each["from_px"], each["below_px"]) for each in bins]

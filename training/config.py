@@ -124,7 +124,13 @@ class EarlyStopping(_Section):
 
 
 class RunConfig(_Section):
-    """Everything that decides what a run computes, see ``docs/training.md``."""
+    """Everything that decides what a run computes, see ``docs/training.md``.
+
+    Attributes:
+        batch_size: Frames or windows that the network runs on at once.
+        accumulation_steps: Batches of one optimizer step, run one after the other, so that a device
+            that holds one frame learns from several a step.
+    """
 
     format_version: Literal[1] = 1
     data: DataSection
@@ -141,11 +147,17 @@ class RunConfig(_Section):
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
+    accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
+
+    @property
+    def images_per_step(self) -> int:
+        """Frames or windows that an optimizer step learns from, at most."""
+        return self.batch_size * self.accumulation_steps
 
     @property
     def norm_in_force(self) -> NormSpec:
-        """What ``norm`` comes to at this batch size; never ``auto``."""
-        return self.norm.for_batch(self.batch_size)
+        """What ``norm`` comes to for steps of so many images; never ``auto``."""
+        return self.norm.for_batch(self.images_per_step)
 
     @property
     def resize_factor(self) -> float:

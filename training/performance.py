@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models import Pixels
 from training.config import CropResolution, RunConfig
 from training.evaluation import ProbabilityModel
-from training.loop import LoopState
+from training.loop_state import LoopState
 
 
 class TimedModel:

@@ -30,11 +30,13 @@ from training.batches import planned_counts
 from training.checkpoint import load_latest_checkpoint
 from training.config import RunConfig, read_config
 from training.errors import ParityError, RunLockedError, TrainingError
+from training.eval_forward import EvalForward
 from training.evaluation import Frames, choose_operating_point, evaluate, whole_frames
 from training.events import EventLog, read_events
 from training.frame_outcomes import OutcomeRecorder, defects_found
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
-from training.loop import EvalForward, LoopState, TrainingLoop
+from training.loop import TrainingLoop
+from training.loop_state import LoopState
 from training.performance import TimedModel, peak_memory, training_speed
 from training.preparation import Prepared, prepare
 from training.progress import Progress
@@ -243,6 +245,8 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "resolution": loop.config.resolution.model_dump(),
         "resized_labels": labels.as_dict() if labels else None,
         "batch_size": loop.config.batch_size,
+        "accumulation_steps": loop.config.accumulation_steps,
+        "images_per_step": loop.config.images_per_step,
     }
 
 

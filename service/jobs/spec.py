@@ -116,6 +116,7 @@ class JobSpec(_Spec):
         early_stopping: Null switches it off.
         device: ``auto`` means the device the service is configured with.
         checkpoint_every_s: At most this much work is lost when the machine dies.
+        accumulation_steps: Batches of one optimizer step, run one after the other.
     """
 
     model_config = ConfigDict(
@@ -148,6 +149,7 @@ class JobSpec(_Spec):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
+    accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
 
 
 def run_config(spec: JobSpec, *, manifest: Path, root: Path, device: str) -> dict[str, Any]:

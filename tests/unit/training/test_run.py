@@ -143,6 +143,49 @@ def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
         assert torch.equal(tensor, found[name]), name
 
 
+# Kills itself in the middle of the n-th batch that the network learns from.
+DIES_LEARNING = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from segmentation_models_pytorch.base import SegmentationModel
+from torch.nn.modules.module import register_module_forward_hook
+from training.run import execute
+left = int(sys.argv[2])
+def count(module, inputs, outputs):
+    global left
+    if isinstance(module, SegmentationModel) and module.training and torch.is_grad_enabled():
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+register_module_forward_hook(count)
+sys.exit(execute(Path(sys.argv[1])))
+"""
+
+
+def test_a_run_killed_between_two_batches_of_one_step_ends_at_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, frames: Path
+) -> None:
+    accumulating: dict[str, Any] = {
+        "batch_size": 1,
+        "accumulation_steps": 4,
+        "budget": {"max_steps": 5},
+    }
+    whole = make_run(tmp_path / "whole", frames, **accumulating)
+    assert finish(whole) == 0
+
+    killed = make_run(tmp_path / "killed", frames, **accumulating)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # The third step is in its second batch.
+    command = [sys.executable, "-c", DIES_LEARNING, str(killed.path), "10"]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert finish(killed) == 0
+    started = [event for event in read_events(killed.events) if event["kind"] == "started"]
+    assert [event["resumed_from_step"] for event in started] == [None, 2]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(killed)[name]), name
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_twenty_random_moments_ends_at_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, frames: Path
@@ -317,12 +360,19 @@ def test_a_model_of_raw_bayer_frames_carries_its_pattern_and_says_what_the_train
         assert difference <= PARITY_TOLERANCE["cpu"]
 
 
-@pytest.mark.parametrize(("batch_size", "kind"), [(1, "cbn"), (2, "bn")])
-def test_without_a_wish_the_normalization_suits_the_batch_and_report_and_bundle_name_it(
-    tmp_path: Path, frames: Path, batch_size: int, kind: str
+@pytest.mark.parametrize(
+    ("batch_size", "accumulation_steps", "kind"), [(1, 1, "cbn"), (2, 1, "bn"), (1, 2, "bn")]
+)
+def test_without_a_wish_the_normalization_suits_the_step_and_report_and_bundle_name_it(
+    tmp_path: Path, frames: Path, batch_size: int, accumulation_steps: int, kind: str
 ) -> None:
     run = make_run(
-        tmp_path / "run", frames, norm={}, batch_size=batch_size, budget={"max_steps": 2}
+        tmp_path / "run",
+        frames,
+        norm={},
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+        budget={"max_steps": 2},
     )
     assert finish(run) == 0
     stated = json.loads(run.report.read_text())["norm"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli_options import DEFAULT_URL, Url, give_up
+from service.cli_options import DEFAULT_URL, Url, exit_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +62,7 @@ def compare(
             if html is not None:
                 html.write_text(client.comparison_page(found.id), encoding="utf-8")
         except (HairlineError, OSError) as error:
-            raise give_up(f"{version}: {error}") from error
+            raise exit_with(f"{version}: {error}") from error
     typer.echo(found.model_dump_json(indent=2) if as_json else _text(found))
     if any(arm.status in {"failed", "cancelled"} for arm in found.arms):
         raise typer.Exit(1)
@@ -73,15 +73,15 @@ def _wishes(
 ) -> dict[str, Any]:
     """Return the body of ``POST /comparisons`` without the version; the service checks it."""
     if equal not in _LIMITS:
-        raise give_up(f"--equal {equal} is none of {', '.join(_LIMITS)}.")
+        raise exit_with(f"--equal {equal} is none of {', '.join(_LIMITS)}.")
     shared: dict[str, Any] = {}
     if job is not None:
         try:
             shared = json.loads(job.read_bytes())
         except (OSError, ValueError) as error:
-            raise give_up(f"{job}: {error}. It holds fields of POST /jobs as JSON.") from error
+            raise exit_with(f"{job}: {error}. It holds fields of POST /jobs as JSON.") from error
         if not isinstance(shared, dict):
-            raise give_up(f"{job}: it is no JSON object. It holds fields of POST /jobs as JSON.")
+            raise exit_with(f"{job}: it is no JSON object. It holds fields of POST /jobs as JSON.")
     if budget is not None:
         number = budget if equal == "minutes" else round(budget)
         shared["budget"] = {**shared.get("budget", {}), _LIMITS[equal]: number}

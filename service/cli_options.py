@@ -1,4 +1,4 @@
-"""What the commands of several modules share: where the service is, and how a command gives up."""
+"""What the command line's commands share: where the service is, and how they give up."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 Url = Annotated[str, typer.Option(envvar="HAIRLINE_URL", help="Where the service listens.")]
 
 
-def give_up(message: str) -> typer.Exit:
-    """Say why on the error stream and return what to raise."""
+def exit_with(message: str) -> typer.Exit:
+    """Print what went wrong and return the exit to raise, status 1."""
     typer.echo(message, err=True)
     return typer.Exit(1)

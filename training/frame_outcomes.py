@@ -10,15 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data import Frame, Item
 from models import OperatingPoint
-from training.evaluation import drop_small_regions
+from training.connected_regions import Regions, find_regions
 from training.metrics import PixelCounts, exact_interval
-from training.regions import match_regions
 
 # Below this many defects a third of them says nothing.
 _FEWEST_BINNED = 6
@@ -91,16 +89,18 @@ class OutcomeRecorder:
         false_regions = 0
         for index, name in enumerate(self._classes):
             chosen = self._point.classes[name]
-            labelled = frame.mask[:, :, index] != 0
-            reported = drop_small_regions(
-                probabilities[index] >= chosen.threshold, chosen.min_area_px
-            )
+            labels = find_regions(frame.mask[:, :, index] != 0)
+            above = find_regions(probabilities[index] >= chosen.threshold)
+            reports = above.keep(above.areas_px >= chosen.min_area_px)
+            reported = reports.draw(reported_any.shape)
             reported_any |= reported
-            match = match_regions(reported, labelled)
-            false_regions += len(match.false_px)
-            sizes = measure_regions(labelled)
-            for (area_px, side_px), found_px in zip(sizes, match.found_by_px, strict=True):
-                defects.append(DefectOutcome(name, area_px, side_px, found_px > 0))
+            false_regions += _count_apart(reports, frame.mask[:, :, index])
+            sides_px = labels.short_sides_px(frame.mask.shape[1])
+            found = labels.peaks(reported.astype(np.float32)) > 0
+            defects += [
+                DefectOutcome(name, int(area_px), round(float(side_px), 1), bool(hit))
+                for area_px, side_px, hit in zip(labels.areas_px, sides_px, found, strict=True)
+            ]
         labelled_any: NDArray[np.bool_] = frame.mask.max(axis=2) != 0
         counts = PixelCounts()
         counts.add(reported_any, labelled_any)
@@ -124,22 +124,9 @@ class OutcomeRecorder:
         partial.rename(path)
 
 
-def measure_regions(labelled: NDArray[np.bool_]) -> list[tuple[int, float]]:
-    """Return area and short side in pixels of each connected region of a map (H, W).
-
-    They come in the order of `match_regions`.
-    """
-    _, regions, stats, _ = cv2.connectedComponentsWithStats(
-        labelled.astype(np.uint8), connectivity=8
-    )
-    measured = []
-    for number, (left, top, width, height, area_px) in enumerate(stats[1:].tolist(), start=1):
-        region = regions[top : top + height, left : left + width] == number
-        points = np.column_stack(np.nonzero(region)).astype(np.float32)
-        # Between the outermost pixels' centres; the pixels themselves reach half further each way.
-        sides = cv2.minAreaRect(points)[1]
-        measured.append((int(area_px), round(min(sides) + 1, 1)))
-    return measured
+def _count_apart(reports: Regions, mask: NDArray[np.uint8]) -> int:
+    """Return how many reported regions share no pixel with a label (H, W)."""
+    return int((reports.peaks(mask.astype(np.float32)) == 0).sum())
 
 
 def defects_found(outcomes: Sequence[FrameOutcome]) -> dict[str, Any]:

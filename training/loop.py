@@ -28,6 +28,7 @@ from training.preparation import Prepared
 from training.progress import Progress
 from training.run_directory import RunDirectory
 from training.schedule import build_optimizer, learning_rate
+from training.weight_average import WeightAverage
 
 # Calibration frames are looked at about this often in a run, since on a CPU a look at whole frames
 # costs as much as many steps.
@@ -59,13 +60,14 @@ class TrainingLoop:
         self.look_every_epochs = max(1, math.ceil(epochs_total / LOOKS_A_RUN))
         self.learner = Learner(prepared.network, prepared.loss, prepared.device, prepared.precision)
         self.optimizer = build_optimizer(prepared.network, config.optimizer)
+        self.average = WeightAverage(prepared.network, config.ema.decay) if config.ema else None
         self._checkpointed_s = self._ticked_s = time.monotonic()
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint that this run wrote."""
         prepared = self.prepared
         self.state = restore_checkpoint(
-            checkpoint, prepared.network, self.optimizer, prepared.device
+            checkpoint, prepared.network, self.optimizer, prepared.device, self.average
         )
 
     def train(self, progress: Progress) -> bool:
@@ -178,12 +180,23 @@ class TrainingLoop:
             step=state.step + 1,
         )
         state.step += 1
+        if self.average is not None:
+            self.average.update(self.prepared.network, state.step)
         self._tick()
+        state.loss_sum += result.loss
+        state.loss_steps += 1
         state.seen_pixels += result.seen.pixels
         state.padded_pixels += result.seen.pixels - result.seen.valid_pixels
         state.seen_frames += result.seen.frames
         state.seen_defective += result.seen.defective_frames
-        progress.step(state.step, self.steps_total, self.epoch, result.loss)
+        progress.step(
+            state.step,
+            self.steps_total,
+            self.epoch,
+            result.loss,
+            learning_rate=rate,
+            gradient_norm=result.gradient_norm,
+        )
         if time.monotonic() - self._checkpointed_s >= self.config.checkpoint_every_s:
             self._checkpoint()
 
@@ -213,32 +226,44 @@ class TrainingLoop:
             state.ended_by = "early_stopping"
 
     def _look_at_calibration(self) -> None:
-        prepared, state = self.prepared, self.state
-        forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
-        histograms = score_histograms(
-            forward,
-            whole_frames(prepared.calibration),
-            tuple(prepared.manifest.classes),
-        )
-        by_class = {name: histogram.best_dice()[0] for name, histogram in histograms.items()}
-        known = [score for score in by_class.values() if score is not None]
-        mean = sum(known) / len(known) if known else 0.0
+        """Judge the weights on the calibration frames and keep them if they are the best so far."""
+        state = self.state
+        average = self.average
+        shown = average.applied_to(self.prepared.network) if average else contextlib.nullcontext()
+        with shown:
+            by_class = self._calibration_dice()
+            known = [score for score in by_class.values() if score is not None]
+            mean = sum(known) / len(known) if known else 0.0
+            # Without a labelled calibration pixel there is nothing to choose by: the last win.
+            if mean > state.best_dice or not known:
+                state.best_dice = mean
+                state.best_epoch = self.epoch
+                state.best_weights = {
+                    name: tensor.detach().cpu().clone()
+                    for name, tensor in plain_state_dict(self.prepared.network).items()
+                }
         values = {f"calibration_dice/{name}": score for name, score in by_class.items()}
+        if state.loss_steps:
+            values["training_loss"] = state.loss_sum / state.loss_steps
         self.events.write(
             "metrics",
             step=state.step,
             epoch=self.epoch,
             values={"calibration_dice": mean, **values},
         )
-        # Without a labelled calibration pixel there is nothing to choose by: the last weights win.
-        if mean > state.best_dice or not known:
-            state.best_dice = mean
-            state.best_epoch = self.epoch
-            state.best_weights = {
-                name: tensor.detach().cpu().clone()
-                for name, tensor in plain_state_dict(prepared.network).items()
-            }
+        state.loss_sum, state.loss_steps = 0.0, 0
         self._save(self.run.rewind_points)
+
+    def _calibration_dice(self) -> dict[str, float | None]:
+        """Return the best pixel Dice of each class, None for one that no frame shows."""
+        prepared = self.prepared
+        forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
+        histograms = score_histograms(
+            forward,
+            whole_frames(prepared.calibration),
+            tuple(prepared.manifest.classes),
+        )
+        return {name: histogram.best_dice()[0] for name, histogram in histograms.items()}
 
     def _checkpoint(self) -> None:
         """Save and say so, which tells whoever starts runs again that this attempt came further."""
@@ -248,5 +273,7 @@ class TrainingLoop:
 
     def _save(self, directory: Path) -> None:
         prepared = self.prepared
-        content = checkpoint_content(self.state, prepared.network, self.optimizer, prepared.device)
+        content = checkpoint_content(
+            self.state, prepared.network, self.optimizer, prepared.device, self.average
+        )
         save_checkpoint(directory, self.state.step, content)

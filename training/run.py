@@ -31,7 +31,7 @@ from training.checkpoint import load_latest_checkpoint
 from training.config import RunConfig, read_config
 from training.errors import ParityError, RunLockedError, TrainingError
 from training.eval_forward import EvalForward
-from training.evaluation import Frames, choose_operating_point, evaluate, whole_frames
+from training.evaluation import Frames, choose_operating_point, judge, whole_frames
 from training.events import EventLog, read_events
 from training.frame_outcomes import OutcomeRecorder, defects_found
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
@@ -40,6 +40,8 @@ from training.loop_state import LoopState
 from training.performance import TimedModel, peak_memory, training_speed
 from training.preparation import Prepared, prepare
 from training.progress import Progress
+from training.report.page import write_page
+from training.report.wording import statements, unsupported_figures
 from training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -134,6 +136,7 @@ def _execute(run: RunDirectory, events: EventLog) -> bool:
         report = _finish(run, config, prepared, loop, events)
         tell_cache(cache, events)
         _write_report(run, report)
+        write_page(run)
     shutil.rmtree(run.decoded, ignore_errors=True)
     return True
 
@@ -156,6 +159,7 @@ def _finish(
         dataset_digest=prepared.manifest.digest,
         sampling=sampling_summary(config, prepared, loop.state),
         libraries=library_versions(),
+        ema_decay=config.ema.decay if config.ema else None,
     )
     network = build_network(info)
     network.load_state_dict(loop.state.best_weights)
@@ -168,16 +172,37 @@ def _finish(
     info = info.model_copy(update={"operating_point": point})
     timed = TimedModel(frozen)
     recorder = OutcomeRecorder(classes, point, prepared.test.items)
-    metrics = evaluate(timed, _frames_of(prepared.test)(), classes, point, recorder.add)
+    judgement = judge(
+        timed,
+        _frames_of(prepared.test)(),
+        classes,
+        point,
+        parts=parts_of(prepared.test),
+        tell=recorder.add,
+    )
     recorder.write(run.test_frames)
+    metrics = judgement.metrics()
+    for lacking in unsupported_figures(metrics):
+        events.warning("test_frames_lack", lacking)
     info = info.model_copy(update={"metrics": metrics})
     write_bundle(run.bundle, info, loop.state.best_weights)
     load_bundle(run.bundle)
     baselines = trivial_baselines(_frames_of(prepared.calibration)(), _frames_of(prepared.test)())
     return {
         "metrics": metrics,
+        "evaluation": {**judgement.details(), "gallery": judgement.gallery.write(run.gallery)},
+        "statements": statements(metrics),
+        "unsupported": unsupported_figures(metrics),
         "baselines": baselines,
         "operating_point": point.model_dump(mode="json"),
+        "dataset": {
+            "digest": prepared.manifest.digest,
+            "splits": {
+                name: {"frames": split.frames, "defective": split.defective, "good": split.good}
+                for name, split in prepared.manifest.statistics().splits.items()
+            },
+        },
+        "model": config.model.model_dump(mode="json"),
         "parity": parity,
         "norm": {
             "asked": config.norm.kind,
@@ -225,6 +250,11 @@ def _has_resumed(run: RunDirectory) -> bool:
     return any(event.get("resumed_from_step") for event in read_events(run.events))
 
 
+def parts_of(dataset: FrameDataset) -> dict[str, str]:
+    """Return the part, lot or specimen of each frame by its name."""
+    return {item.name: item.group for item in dataset.items if item.group is not None}
+
+
 def _frames_of(dataset: FrameDataset) -> Frames:
     return lambda: whole_frames(dataset)
 
@@ -247,6 +277,7 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "batch_size": loop.config.batch_size,
         "accumulation_steps": loop.config.accumulation_steps,
         "images_per_step": loop.config.images_per_step,
+        "ema": loop.config.ema.model_dump() if loop.config.ema else None,
     }
 
 

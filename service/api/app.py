@@ -20,6 +20,7 @@ from service.api import (
     models,
     predict,
     problems,
+    reports,
     version_health,
     versions,
 )
@@ -74,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         jobs.router,
         comparisons.router,
         models.router,
+        reports.router,
         deployments.router,
         predict.router,
         health.router,

@@ -5,7 +5,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from service.api.dependencies import ReadSession, StorageDependency, WriteSession
 from service.api.idempotency import IdempotencyKey, create_once
-from service.api.preferred_form import FORM_HEADERS, Form, wants_html
+from service.api.negotiation import Form, wants_html
 from service.comparisons import repository
 from service.comparisons.page import render_page
 from service.comparisons.resources import ComparisonResource
@@ -55,6 +55,7 @@ def get_comparison(
 ) -> Response:
     """Return the arms side by side, and what is different between them, as far as they are."""
     found = view(storage, comparison_id, repository.find(session, comparison_id))
+    vary = {"Vary": "Accept", "Cache-Control": "no-store"}
     if wants_html(form, request.headers.get("Accept", "")):
-        return HTMLResponse(render_page(found), headers=FORM_HEADERS)
-    return JSONResponse(found.model_dump(mode="json"), headers=FORM_HEADERS)
+        return HTMLResponse(render_page(found), headers=vary)
+    return JSONResponse(found.model_dump(mode="json"), headers=vary)

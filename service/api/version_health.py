@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from data.health import DEFAULT_STRIDE_PX
 from service.api.dependencies import EngineDependency, MeasurerDependency, StorageDependency
-from service.api.preferred_form import FORM_HEADERS, Form, wants_html
+from service.api.negotiation import Form, wants_html
 from service.datasets.health import VersionHealth, examine
 from service.datasets.health_page import render_page
 from service.datasets.resources import FindingResource, MeasuredPixels, VersionHealthResource
@@ -48,9 +48,10 @@ def read_health(
     with what is known by then; `pixels` says how far it is, `unchecked` what was not looked at.
     """
     health = examine(engine, storage, measurer, version_id, stride_px=stride_px, wait_s=wait_s)
+    vary = {"Vary": "Accept", "Cache-Control": "no-store"}
     if wants_html(form, request.headers.get("Accept", "")):
-        return HTMLResponse(render_page(health, storage), headers=FORM_HEADERS)
-    return JSONResponse(_answer(health).model_dump(mode="json"), headers=FORM_HEADERS)
+        return HTMLResponse(render_page(health, storage), headers=vary)
+    return JSONResponse(_answer(health).model_dump(mode="json"), headers=vary)
 
 
 def _answer(health: VersionHealth) -> VersionHealthResource:

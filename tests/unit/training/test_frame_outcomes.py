@@ -16,7 +16,6 @@ from training.frame_outcomes import (
     FrameOutcome,
     OutcomeRecorder,
     defects_found,
-    measure_regions,
 )
 
 CLASSES = ("scratch", "pit")
@@ -73,14 +72,6 @@ def test_each_frame_is_noted_as_the_evaluation_counts_it(tmp_path: Path) -> None
     pixels = np.sum([each["pixels"] for each in (first, second, third)], axis=0)
     dice = 2 * pixels[0] / (2 * pixels[0] + pixels[1] + pixels[2])
     assert metrics["pixels"]["any"]["dice"] == pytest.approx(dice)
-
-
-def test_the_size_of_a_slanted_scratch_is_its_width() -> None:
-    labelled = np.zeros((64, 64), np.bool_)
-    for step in range(50):
-        labelled[5 + step, 5 + step] = True
-    ((area_px, short_side_px),) = measure_regions(labelled)
-    assert (area_px, short_side_px) == (50, 1.0)
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=40))

@@ -1,4 +1,4 @@
-"""Whether a page or JSON is asked for."""
+"""JSON for programs or HTML for people: which one a request asks for."""
 
 from typing import Annotated, Literal
 
@@ -8,17 +8,15 @@ Form = Annotated[
     Literal["json", "html"] | None,
     Query(alias="format", description="Without it the Accept header decides."),
 ]
-# One address has two answers, and both change with time.
-FORM_HEADERS = {"Vary": "Accept", "Cache-Control": "no-store"}
 
 
 def wants_html(form: Literal["json", "html"] | None, accept: str) -> bool:
-    """Tell whether to answer with a page: it is named, or a browser asks.
+    """Tell whether a page is asked for, by name or by a browser's Accept header."""
+    return form == "html" or (form is None and _prefers_html(accept))
 
-    A browser names HTML first; a program names JSON or takes anything.
-    """
-    if form is not None:
-        return form == "html"
+
+def _prefers_html(accept: str) -> bool:
+    """Tell whether a browser asks: it names HTML, a program names JSON or takes anything."""
     media_types = [part.split(";")[0].strip().lower() for part in accept.split(",")]
     if "text/html" not in media_types:
         return False

@@ -135,6 +135,7 @@ class ModelResource(_Resource):
                     "version": "ver_1d3f5h7k9m2p4r6t",
                     "metrics": {"dice": 0.81},
                     "operating_point": {"classes": []},
+                    "notes": [],
                     "created_at": "2026-01-05T08:20:00Z",
                 }
             ]
@@ -146,6 +147,9 @@ class ModelResource(_Resource):
     version: str
     metrics: dict[str, Any]
     operating_point: dict[str, Any]
+    notes: tuple[str, ...] = Field(
+        default=(), description="What whoever deploys it has to know; each answer says it too."
+    )
     created_at: datetime
 
 

@@ -54,9 +54,13 @@ def estimate_text(wanted: Sequence[Run], done: Entries) -> str:
     left_s = sum(_expected_s(run, done) for run in missing)
     total_s = left_s + sum(done[run]["total_s"] for run in wanted if run in done)
     return (
-        f"{count}; about {left_s / 3600:.1f} h are left and the whole takes about "
-        f"{total_s / 3600:.1f} h, by the {len(done)} finished."
+        f"{count}; the rest takes about {_duration(left_s)} and the whole about "
+        f"{_duration(total_s)}, by the {len(done)} finished."
     )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 def _expected_s(run: Run, done: Entries) -> float:

@@ -79,5 +79,7 @@ def test_arms_are_compared_on_the_same_frames_though_one_was_killed(
     resized = service.client.predict(frame, model=found.arms[0].model)
     assert any("resized from 150x97 to 75x48 px" in warning for warning in resized.warnings)
     assert (resized.image.width, resized.image.height) == (150, 97)
+    assert "resizes each frame by 0.5" in service.client.model(str(found.arms[0].model)).notes[0]
+    assert service.client.model(str(found.arms[1].model)).notes == ()
     whole = service.client.predict(frame, model=found.arms[1].model)
     assert not any("resized" in warning for warning in whole.warnings)

@@ -105,7 +105,7 @@ def test_the_rest_is_estimated_by_the_finished_runs_most_like_it() -> None:
     left_h = (11 * 12 + 2 * 30 + 3 * 21) / 60
     text = estimate_text(wanted, done)
     assert text.startswith("2 of 18 runs are done")
-    assert f"about {left_h:.1f} h are left" in text
+    assert f"the rest takes about {left_h:.1f} h and the whole about {left_h + 0.7:.1f} h" in text
     assert estimate_text(wanted, dict.fromkeys(wanted, outcome(0.3))) == "18 of 18 runs are done."
 
 

@@ -11,6 +11,10 @@ from models.bundle import (
     write_bundle,
 )
 from models.defects import ClassThreshold, Defect, OperatingPoint, Verdict, find_defects
+from models.detection import label_offset
+from models.detection_spec import DetectionSpec
+from models.detections import Candidates, Detections, frame_candidates, frame_detections
+from models.detector_runtime import FrozenDetector, freeze_bundle
 from models.errors import BundleError, FrameError, ModelsError, SpecError
 from models.losses import SegmentationLoss
 from models.preprocessing import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
@@ -24,9 +28,13 @@ __all__ = [
     "Bundle",
     "BundleError",
     "BundleInfo",
+    "Candidates",
     "ClassThreshold",
     "Defect",
+    "DetectionSpec",
+    "Detections",
     "FrameError",
+    "FrozenDetector",
     "FrozenModel",
     "Inspection",
     "ModelSpec",
@@ -44,8 +52,12 @@ __all__ = [
     "build_network",
     "example_input",
     "find_defects",
+    "frame_candidates",
+    "frame_detections",
     "frame_probabilities",
     "frame_to_tensor",
+    "freeze_bundle",
+    "label_offset",
     "library_versions",
     "load_bundle",
     "pad_to_multiple",

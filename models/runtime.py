@@ -22,14 +22,15 @@ class Inspection:
     Attributes:
         verdict: ``NG`` if there is a defect, else ``OK``.
         defects: Strongest first.
-        probabilities: (K, H, W) float32, at the frame's own size.
+        probabilities: (K, H, W) float32, at the frame's own size; None of a detector, which has
+            boxes alone.
         notes: What was converted or left out.
         timings_ms: ``model`` and ``postprocess``.
     """
 
     verdict: Verdict
     defects: tuple[Defect, ...]
-    probabilities: NDArray[np.float32]
+    probabilities: NDArray[np.float32] | None
     notes: tuple[str, ...]
     timings_ms: dict[str, float]
 

@@ -178,7 +178,9 @@ class DefectResource(_Resource):
     score: float
     box: tuple[int, int, int, int] = Field(description="x, y, width, height in pixels.")
     area_px: int
-    polygon: tuple[tuple[float, float], ...] = Field(description="The outline, pixels.")
+    polygon: tuple[tuple[float, float], ...] = Field(
+        description="The outline, pixels; empty where a detector knows the box alone."
+    )
 
 
 class PredictedImage(_Resource):

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,36 @@ Size = tuple[int, int]
 Part = TypeVar("Part")
 
 
+class TaskBatch(Protocol):
+    """One step's input, or a part of it, whatever the network is to learn."""
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames or windows it holds."""
+
+    @property
+    def defective_count(self) -> int:
+        """How many of them show a labelled defect."""
+
+    @property
+    def pixel_count(self) -> int:
+        """How many pixels the network sees, padding included."""
+
+    @property
+    def valid_pixel_count(self) -> int:
+        """How many of them are no padding."""
+
+    @property
+    def weight(self) -> int:
+        """What its loss is a mean over; in a step of several batches each counts by it."""
+
+    def inputs(self, device: torch.device) -> tuple[Any, ...]:
+        """Return the network's arguments in training mode."""
+
+    def truth(self, device: torch.device) -> tuple[Any, ...]:
+        """Return the loss's arguments after the network's answer."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """What the network runs on at once: a step's input, or a part of it.
@@ -32,6 +62,39 @@ class Batch:
     images: Tensor
     targets: Tensor
     valid: Tensor
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames or windows it holds."""
+        return len(self.targets)
+
+    @property
+    def defective_count(self) -> int:
+        """How many of them show a labelled defect."""
+        return int(self.targets.any(dim=(1, 2, 3)).sum())
+
+    @property
+    def pixel_count(self) -> int:
+        """How many pixels the network sees, padding included."""
+        return self.valid.numel()
+
+    @property
+    def valid_pixel_count(self) -> int:
+        """How many of them are no padding."""
+        return int(self.valid.sum())
+
+    @property
+    def weight(self) -> int:
+        """The loss is a mean over valid pixels."""
+        return self.valid_pixel_count
+
+    def inputs(self, device: torch.device) -> tuple[Tensor]:
+        """Return the frames."""
+        return (self.images.to(device, memory_format=torch.channels_last),)
+
+    def truth(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return masks and validity."""
+        return self.targets.to(device), self.valid.to(device)
 
 
 def plan_epoch(

@@ -7,14 +7,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from data import CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitName
-from models import Preprocessing, SegmentationLoss, build_model, example_input, resolve_device
+from data import BoxSpec, CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitName
+from models import (
+    ModelSpec,
+    Preprocessing,
+    SegmentationLoss,
+    build_model,
+    example_input,
+    resolve_device,
+)
 from norm import ConversionReport, convert_batchnorm
 from norm.other_normalizations import PER_IMAGE_KINDS
 from training.batches import count_steps, planned_counts
 from training.config import CropResolution, RunConfig
+from training.detection import DetectionTask, DetectorLoss
+from training.detection_preparation import check_task, settle_detector
 from training.errors import ConfigError
 from training.events import EventLog
+from training.segmentation import SegmentationTask
+from training.task import Task
 
 # Mean, deviation and foreground rate are means over millions of pixels a frame; more frames than
 # these change them little and cost minutes on a large set.
@@ -40,7 +51,12 @@ class Measurements:
 
 @dataclass
 class Prepared:
-    """Everything a run needs before its first step."""
+    """Everything a run needs before its first step.
+
+    Attributes:
+        model: The configuration's, with what is derived from the training frames.
+        task: How its network is trained.
+    """
 
     manifest: Manifest
     train: FrameDataset
@@ -48,8 +64,10 @@ class Prepared:
     test: FrameDataset
     measurements: Measurements
     preprocessing: Preprocessing
+    model: ModelSpec
     network: nn.Module
-    loss: SegmentationLoss
+    loss: nn.Module
+    task: Task
     conversion: ConversionReport
     device: torch.device
     precision: torch.dtype
@@ -70,6 +88,7 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         manifest = Manifest.read(config.data.manifest)
     except DataError as error:
         raise ConfigError(error.code, error.detail, hint=error.hint) from error
+    check_task(manifest, config.model)
     bit_depth = _check_trainable(manifest, config)
     device = _device_of(config)
     measurements = measure(_whole_frames(manifest, config, "train", cache))
@@ -81,7 +100,10 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         augmentation=config.augmentation,
         crop=_crop_of(config),
         cache=cache,
+        boxes=_boxes_of(config),
     )
+    is_detector = config.model.task == "detection"
+    model = settle_detector(config, manifest, train, events) if is_detector else config.model
     preprocessing = Preprocessing(
         in_channels=1 if len(measurements.mean) == 1 else 3,
         bit_depth=bit_depth,
@@ -90,13 +112,14 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         stride_px=config.model.stride_px,
         bayer=manifest.bayer,
     )
-    network, conversion = _build_network(config, manifest, train, measurements)
+    network, conversion = _build_network(config, model, manifest, train, measurements)
     for left in conversion.left:
         # A normalization of each image by itself has nothing to gain from another kind.
         if left.kind not in PER_IMAGE_KINDS:
             events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
     _warn_of_conversions(manifest, preprocessing.in_channels, events)
     _tell_sampling(train, config, events)
+    precision = _precision_of(config, device)
     return Prepared(
         manifest=manifest,
         train=train,
@@ -104,28 +127,59 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         test=_whole_frames(manifest, config, "test", cache),
         measurements=measurements,
         preprocessing=preprocessing,
+        model=model,
         network=network.to(device),
-        loss=SegmentationLoss(torch.tensor(measurements.foreground_rate)).to(device),
+        loss=_loss_of(model, measurements).to(device),
+        task=_task_of(model, manifest, preprocessing, device),
         conversion=conversion,
         device=device,
-        precision=_precision_of(config, device),
+        precision=precision,
     )
+
+
+def _loss_of(model: ModelSpec, measurements: Measurements) -> nn.Module:
+    if model.task == "detection":
+        return DetectorLoss()
+    return SegmentationLoss(torch.tensor(measurements.foreground_rate))
+
+
+def _task_of(
+    model: ModelSpec, manifest: Manifest, preprocessing: Preprocessing, device: torch.device
+) -> Task:
+    if model.task == "detection":
+        return DetectionTask(model, preprocessing, manifest.classes, device)
+    return SegmentationTask(preprocessing, manifest.classes, device)
 
 
 def _whole_frames(
     manifest: Manifest, config: RunConfig, split: SplitName, cache: FrameCache | None
 ) -> FrameDataset:
-    return FrameDataset(manifest, config.data.root, split, seed=config.seed, cache=cache)
+    return FrameDataset(
+        manifest,
+        config.data.root,
+        split,
+        seed=config.seed,
+        cache=cache,
+        boxes=_boxes_of(config),
+    )
+
+
+def _boxes_of(config: RunConfig) -> BoxSpec | None:
+    return BoxSpec() if config.model.task == "detection" else None
 
 
 def _build_network(
-    config: RunConfig, manifest: Manifest, train: FrameDataset, measurements: Measurements
+    config: RunConfig,
+    model: ModelSpec,
+    manifest: Manifest,
+    train: FrameDataset,
+    measurements: Measurements,
 ) -> tuple[nn.Module, ConversionReport]:
     """Build the network from the run's seed and convert its normalization."""
     torch.manual_seed(config.seed)
     channels = len(measurements.mean)
     network = build_model(
-        config.model,
+        model,
         class_count=len(manifest.classes),
         in_channels=channels,
         foreground_rate=measurements.foreground_rate,
@@ -136,7 +190,7 @@ def _build_network(
     if norm.kind == "brn":
         # Batch Renormalization's schedule is scaled to the job's length.
         _, options["total_steps"] = count_steps(train.items, config)
-    example = example_input(config.model, channels, count=2)
+    example = example_input(model, channels, count=2)
     return convert_batchnorm(network, example, kind=norm.kind, **options)
 
 

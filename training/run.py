@@ -5,18 +5,15 @@ import logging
 import os
 import platform
 import shutil
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from data import DataError, FrameDataset
+from data import DataError
 from models import (
     Bundle,
     BundleInfo,
-    FrozenModel,
     ModelsError,
     OperatingPoint,
     build_network,
@@ -25,15 +22,13 @@ from models import (
     write_bundle,
 )
 from norm import NormError
-from training.baselines import trivial_baselines
 from training.batches import planned_counts
 from training.checkpoint import load_latest_checkpoint
 from training.config import RunConfig, read_config
-from training.errors import ParityError, RunLockedError, TrainingError
-from training.eval_forward import EvalForward
-from training.evaluation import Frames, choose_operating_point, evaluate, whole_frames
+from training.errors import RunLockedError, TrainingError
 from training.events import EventLog
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
+from training.judging import judge_detector, judge_segmentation
 from training.loop import TrainingLoop
 from training.loop_state import LoopState
 from training.preparation import Prepared, prepare
@@ -46,7 +41,6 @@ logger = logging.getLogger(__name__)
 # of this, and every report states the difference.  On a GPU, TensorFloat-32 convolutions round to
 # ten bits.
 PARITY_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
-PARITY_FRAMES = 3
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -144,10 +138,10 @@ def _finish(
     events: EventLog,
 ) -> dict[str, Any]:
     """Freeze, choose the operating point, write the bundle and judge what was written."""
-    classes = tuple(prepared.manifest.classes)
     info = BundleInfo(
-        classes=classes,
-        model=config.model,
+        task=prepared.model.task,
+        classes=prepared.manifest.classes,
+        model=prepared.model,
         norm=config.norm_in_force,
         preprocessing=prepared.preprocessing,
         operating_point=OperatingPoint(classes={}),
@@ -157,61 +151,32 @@ def _finish(
     )
     network = build_network(info)
     network.load_state_dict(loop.state.best_weights)
-    frozen = FrozenModel(Bundle(info=info, network=network.eval()), str(prepared.device))
-    parity = check_parity(prepared, frozen)
-    point = choose_operating_point(frozen, _frames_of(prepared.calibration), classes)
-    for name, chosen in point.classes.items():
+    bundle = Bundle(info=info, network=network.eval())
+    judge = judge_detector if prepared.model.task == "detection" else judge_segmentation
+    judged = judge(prepared, bundle, PARITY_TOLERANCE[prepared.device.type])
+    for name, chosen in judged.point.classes.items():
         if chosen.basis == "default":
             events.warning("threshold_not_supported", f"{name}: {chosen.reason}")
-    info = info.model_copy(update={"operating_point": point})
-    metrics = evaluate(frozen, _frames_of(prepared.test)(), classes, point)
-    info = info.model_copy(update={"metrics": metrics})
-    write_bundle(run.bundle, info, loop.state.best_weights)
+    update = {"operating_point": judged.point, "metrics": judged.metrics}
+    write_bundle(run.bundle, info.model_copy(update=update), loop.state.best_weights)
     load_bundle(run.bundle)
-    baselines = trivial_baselines(_frames_of(prepared.calibration)(), _frames_of(prepared.test)())
     return {
-        "metrics": metrics,
-        "baselines": baselines,
-        "operating_point": point.model_dump(mode="json"),
-        "parity": parity,
+        "task": info.task,
+        "model": info.model.model_dump(mode="json"),
+        "metrics": judged.metrics,
+        "baselines": judged.baselines,
+        "operating_point": judged.point.model_dump(mode="json"),
+        "parity": judged.parity,
         "norm": {
             "asked": config.norm.kind,
             "spec": config.norm_in_force.model_dump(exclude_none=True),
             **prepared.conversion.as_dict(),
         },
-        "folding": frozen.fold_report.as_dict(),
+        "folding": judged.folding.as_dict(),
         "training": _training_summary(loop),
         "measurements": vars(prepared.measurements),
         "machine": _machine(prepared),
     }
-
-
-def check_parity(prepared: Prepared, frozen: FrozenModel) -> dict[str, Any]:
-    """Compare the frozen model with the training-side eval forward on calibration frames.
-
-    Raises:
-        ParityError: If a probability differs by more than the stated tolerance.
-    """
-    forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
-    tolerance = PARITY_TOLERANCE[prepared.device.type]
-    count = min(PARITY_FRAMES, len(prepared.calibration))
-    difference = 0.0
-    for frame in islice(whole_frames(prepared.calibration), count):
-        trained = forward.probabilities(frame.pixels)
-        served = frozen.probabilities(frame.pixels)
-        difference = max(difference, float(np.abs(trained - served).max()))
-    if not difference <= tolerance:
-        raise ParityError(
-            "parity_failed",
-            f"the frozen model's probabilities differ by {difference:.2e} from the trained "
-            f"network's, the tolerance is {tolerance:.0e}",
-            hint="report it with the run's directory; the model must not be served",
-        )
-    return {"max_difference": difference, "tolerance": tolerance, "frames": count}
-
-
-def _frames_of(dataset: FrameDataset) -> Frames:
-    return lambda: whole_frames(dataset)
 
 
 def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
@@ -223,7 +188,7 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "ended_by": state.ended_by,
         "rewinds": state.rewinds,
         "best_epoch": state.best_epoch,
-        "calibration_dice": state.best_dice,
+        f"calibration_{loop.prepared.task.score_name}": state.best_score,
         "sampling": sampling_summary(loop.config, loop.prepared, state),
         "padded_pixel_share": state.padded_pixels / max(state.seen_pixels, 1),
         "resolution": loop.config.resolution.model_dump(),

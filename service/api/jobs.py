@@ -19,6 +19,7 @@ from service.jobs.events import Event, EventReader
 from service.jobs.run_directory import TRAINING_FRAMES_FILE, read_log_tail
 from service.jobs.spec import JobSpec
 from service.jobs.states import TERMINAL, JobStatus
+from service.jobs.suitability import check_labels_suit
 from service.resources import JobResource, MetricsRecord
 
 router = APIRouter(tags=["jobs"])
@@ -56,6 +57,7 @@ def create_job(spec: JobSpec, session: WriteSession, key: IdempotencyKey = None)
     wishes = spec.model_dump(mode="json")
 
     def create() -> tuple[int, dict[str, object]]:
+        check_labels_suit(session, spec)
         job = repository.create(session, spec.version, wishes)
         return 201, job_resource(job).model_dump(mode="json")
 

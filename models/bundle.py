@@ -46,6 +46,7 @@ class BundleInfo(BaseModel):
             them; the metrics are of frames as they came.
         metrics: On the test split.
         libraries: Versions it was trained with.
+        ema_decay: Of the moving average that the weights are; None for weights as a step left them.
         weights_sha256: Digest of the weights' file.
     """
 
@@ -63,6 +64,7 @@ class BundleInfo(BaseModel):
     metrics: dict[str, Any] = {}
     libraries: dict[str, str] = {}
     weights_sha256: str = ""
+    ema_decay: float | None = None
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:

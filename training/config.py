@@ -108,6 +108,17 @@ class EarlyStopping(_Section):
     patience_epochs: Positive = 8
 
 
+class EmaSection(_Section):
+    """An exponential moving average of the weights, judged and shipped in their place.
+
+    Attributes:
+        decay: Share of the old average that a step keeps, once the run is long enough for it: it
+            rises as (1 + t) / (10 + t) with the steps t (`training.weight_average`).
+    """
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.998
+
+
 class RunConfig(_Section):
     """Everything that decides what a run computes, see ``docs/training.md``.
 
@@ -135,6 +146,7 @@ class RunConfig(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
+    ema: EmaSection | None = None
 
     @property
     def images_per_step(self) -> int:

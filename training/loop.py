@@ -27,6 +27,7 @@ from training.preparation import Prepared
 from training.progress import Progress
 from training.run_directory import RunDirectory
 from training.schedule import build_optimizer, learning_rate
+from training.weight_average import WeightAverage
 
 # Calibration frames are looked at about this often in a run, since on a CPU a look at whole frames
 # costs as much as many steps.
@@ -58,13 +59,14 @@ class TrainingLoop:
         self.look_every_epochs = max(1, math.ceil(epochs_total / LOOKS_A_RUN))
         self.learner = Learner(prepared.network, prepared.loss, prepared.device, prepared.precision)
         self.optimizer = build_optimizer(prepared.network, config.optimizer)
+        self.average = WeightAverage(prepared.network, config.ema.decay) if config.ema else None
         self._checkpointed_s = self._ticked_s = time.monotonic()
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint that this run wrote."""
         prepared = self.prepared
         self.state = restore_checkpoint(
-            checkpoint, prepared.network, self.optimizer, prepared.device
+            checkpoint, prepared.network, self.optimizer, prepared.device, self.average
         )
 
     def train(self, progress: Progress) -> bool:
@@ -177,7 +179,11 @@ class TrainingLoop:
             step=state.step + 1,
         )
         state.step += 1
+        if self.average is not None:
+            self.average.update(self.prepared.network, state.step)
         self._tick()
+        state.loss_sum += result.loss
+        state.loss_steps += 1
         state.seen_pixels += result.seen.pixels
         state.padded_pixels += result.seen.pixels - result.seen.valid_pixels
         state.seen_frames += result.seen.frames
@@ -212,17 +218,25 @@ class TrainingLoop:
             state.ended_by = "early_stopping"
 
     def _look_at_calibration(self) -> None:
+        """Judge the weights on the calibration frames and keep them if they are the best so far."""
         prepared, state = self.prepared, self.state
-        look = prepared.task.look(prepared.network, whole_frames(prepared.calibration))
-        self.events.write("metrics", step=state.step, epoch=self.epoch, values=look.values())
-        # Without a labelled calibration frame there is nothing to choose by: the last weights win.
-        if look.score is None or look.score > state.best_score:
-            state.best_score = look.score or 0.0
-            state.best_epoch = self.epoch
-            state.best_weights = {
-                name: tensor.detach().cpu().clone()
-                for name, tensor in plain_state_dict(prepared.network).items()
-            }
+        average = self.average
+        shown = average.applied_to(prepared.network) if average else contextlib.nullcontext()
+        with shown:
+            look = prepared.task.look(prepared.network, whole_frames(prepared.calibration))
+            # Without a labelled calibration frame there is nothing to choose by: the last win.
+            if look.score is None or look.score > state.best_score:
+                state.best_score = look.score or 0.0
+                state.best_epoch = self.epoch
+                state.best_weights = {
+                    name: tensor.detach().cpu().clone()
+                    for name, tensor in plain_state_dict(prepared.network).items()
+                }
+        values = look.values()
+        if state.loss_steps:
+            values["training_loss"] = state.loss_sum / state.loss_steps
+        self.events.write("metrics", step=state.step, epoch=self.epoch, values=values)
+        state.loss_sum, state.loss_steps = 0.0, 0
         self._save(self.run.rewind_points)
 
     def _checkpoint(self) -> None:
@@ -233,5 +247,7 @@ class TrainingLoop:
 
     def _save(self, directory: Path) -> None:
         prepared = self.prepared
-        content = checkpoint_content(self.state, prepared.network, self.optimizer, prepared.device)
+        content = checkpoint_content(
+            self.state, prepared.network, self.optimizer, prepared.device, self.average
+        )
         save_checkpoint(directory, self.state.step, content)

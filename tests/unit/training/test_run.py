@@ -24,6 +24,7 @@ from data.synthetic import write_dataset
 from models import FrozenModel, load_bundle, read_bundle_info
 from tests.oracles.bayer import mosaic_of
 from tests.oracles.trained_forward import trained_forward
+from training.checkpoint import load_latest_checkpoint
 from training.events import read_events
 from training.loop import MOST_REWINDS
 from training.run import EXIT_FAILED, EXIT_LOCKED, PARITY_TOLERANCE, execute
@@ -118,6 +119,7 @@ def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
     sampled: dict[str, Any] = {
         "sampling": {"defect_rate": 0.6},
         "augmentation": {"rotation_deg": 5, "gradient": 0.2, "blur_px": 1, "paste_rate": 0.3},
+        "ema": {"decay": 0.9},
     }
     root = {"manifest": str(frames / "manifest.jsonl"), "root": str(frames)}
     alone = {**root, "workers": 0, "cache": {"max_bytes": 0}}
@@ -210,6 +212,23 @@ def test_a_run_killed_at_twenty_random_moments_ends_at_the_weights_of_an_uninter
     assert finish(killed) == 0
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(killed)[name]), name
+
+
+def test_a_run_with_a_moving_average_judges_and_ships_it(tmp_path: Path, frames: Path) -> None:
+    run = make_run(tmp_path / "run", frames, ema={"decay": 0.8}, budget={"max_steps": 3})
+    assert finish(run) == 0
+    checkpoint, _ = load_latest_checkpoint(run.checkpoints)
+    assert checkpoint is not None
+    shipped = weights(run)
+    assert shipped.keys() == checkpoint["ema"].keys()
+    for name, tensor in shipped.items():
+        assert torch.equal(tensor, checkpoint["ema"][name]), name
+    head = "segmentation_head.0.weight"
+    assert not torch.equal(shipped[head], checkpoint["network"][head])
+    assert json.loads(run.report.read_text())["training"]["ema"] == {"decay": 0.8}
+    assert read_bundle_info(run.bundle).ema_decay == 0.8
+    looked = [e["values"] for e in read_events(run.events) if e["kind"] == "metrics"][-1]
+    assert looked["training_loss"] > 0
 
 
 def test_a_run_that_overflows_goes_back_and_on_with_a_lower_rate(

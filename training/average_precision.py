@@ -31,10 +31,22 @@ class LabelledBoxes:
 
 @dataclass(frozen=True)
 class JudgedFrame:
-    """What a detector said of one frame, and what is there."""
+    """What a detector said of one frame, and what is there.
+
+    Attributes:
+        found: Strongest first.
+        labelled: Of any class; none on a good frame.
+        part: The part that the frame shows.
+    """
 
     found: Detections
     labelled: LabelledBoxes
+    part: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether no defect is labelled."""
+        return len(self.labelled.classes) == 0
 
 
 def labelled_boxes(frame: Frame, classes: Sequence[str]) -> LabelledBoxes:

@@ -25,14 +25,24 @@ class ScoredMatches:
     Attributes:
         scores: (M,) of the reported boxes, strongest first.
         hits: (M,) whether each found a labelled one.
-        labelled: How many boxes are labelled.
+        on_good: (M,) whether each is on a frame without any labelled defect.
+        found_at: (L,) of the labelled ones: the score of the box that finds each, -1 where none
+            does.
+        sides_px: (L, 2) width and height of the labelled ones.
         frames: How many frames were looked at.
     """
 
     scores: NDArray[np.float64]
     hits: NDArray[np.bool_]
-    labelled: int
+    on_good: NDArray[np.bool_]
+    found_at: NDArray[np.float64]
+    sides_px: NDArray[np.float64]
     frames: int
+
+    @property
+    def labelled(self) -> int:
+        """How many boxes are labelled."""
+        return len(self.found_at)
 
     def at(self, threshold: float) -> tuple[int, int]:
         """Return how many labelled boxes are found and how many reported ones are false."""
@@ -44,33 +54,43 @@ def match_boxes(frames: Sequence[JudgedFrame], class_index: int) -> ScoredMatche
     """Match one class's boxes over all frames."""
     scores: list[float] = []
     hits: list[bool] = []
-    labelled = 0
+    on_good: list[bool] = []
+    found_at: list[float] = []
+    sides: list[NDArray[np.float32]] = [np.zeros((0, 2), np.float32)]
     for frame in frames:
         mine = frame.found.classes == class_index
         truth = frame.labelled.boxes[frame.labelled.classes == class_index]
-        labelled += len(truth)
-        scores += frame.found.scores[mine].tolist()
-        hits += _hits(frame.found.boxes[mine], truth)
+        own_scores = frame.found.scores[mine].tolist()
+        places = _places(frame.found.boxes[mine], truth)
+        by_place = dict(zip(places, own_scores, strict=True))
+        scores += own_scores
+        hits += [place >= 0 for place in places]
+        on_good += [frame.is_good] * len(places)
+        found_at += [by_place.get(place, -1.0) for place in range(len(truth))]
+        sides.append(truth[:, 2:] - truth[:, :2])
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     return ScoredMatches(
         scores=np.asarray(scores, np.float64)[order],
         hits=np.asarray(hits, np.bool_)[order],
-        labelled=labelled,
+        on_good=np.asarray(on_good, np.bool_)[order],
+        found_at=np.asarray(found_at, np.float64),
+        sides_px=np.concatenate(sides).astype(np.float64),
         frames=len(frames),
     )
 
 
-def _hits(reported: NDArray[np.float32], labelled: NDArray[np.float32]) -> list[bool]:
-    """Return which reported boxes, strongest first, find a labelled one."""
+def _places(reported: NDArray[np.float32], labelled: NDArray[np.float32]) -> list[int]:
+    """Return which labelled box each reported one finds, strongest first; -1 for none."""
     overlaps = intersection_over_union(reported, labelled)
-    hits = []
+    places = []
     for row in overlaps:
         best = int(row.argmax()) if row.size else -1
-        hit = best >= 0 and bool(row[best] >= MATCH_IOU)
-        if hit:
+        if best >= 0 and row[best] < MATCH_IOU:
+            best = -1
+        if best >= 0:
             overlaps[:, best] = 0
-        hits.append(hit)
-    return hits
+        places.append(best)
+    return places
 
 
 def intersection_over_union(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from training.detection_evaluation import (
 )
 from training.errors import ParityError
 from training.eval_forward import EvalForward
-from training.evaluation import Frames, choose_operating_point, evaluate, whole_frames
+from training.evaluation import Frames, choose_operating_point, judge, whole_frames
 from training.preparation import Prepared
 
 PARITY_FRAMES = 3
@@ -34,6 +35,7 @@ class Judged:
         parity: How far it is from the trained network.
         point: Chosen on the calibration frames.
         metrics: On the test frames, at that point.
+        details: Curves, tables and what else the report tells of the test frames.
         baselines: What answers without training reach on the test frames.
         folding: What became of its normalization layers.
     """
@@ -41,12 +43,17 @@ class Judged:
     parity: dict[str, Any]
     point: OperatingPoint
     metrics: dict[str, Any]
+    details: dict[str, Any]
     baselines: dict[str, Any]
     folding: FoldReport
 
 
-def judge_segmentation(prepared: Prepared, bundle: Bundle, tolerance: float) -> Judged:
+def judge_segmentation(
+    prepared: Prepared, bundle: Bundle, tolerance: float, gallery: Path
+) -> Judged:
     """Freeze a segmentation bundle, choose its operating point and judge it once.
+
+    Side effects: the worst findings are drawn into the folder ``gallery``.
 
     Raises:
         ParityError: If a probability differs by more than the tolerance from the trained network's.
@@ -55,12 +62,19 @@ def judge_segmentation(prepared: Prepared, bundle: Bundle, tolerance: float) -> 
     frozen = FrozenModel(bundle, str(prepared.device))
     parity = _segmentation_parity(prepared, frozen, tolerance)
     point = choose_operating_point(frozen, _frames_of(prepared.calibration), classes)
-    metrics = evaluate(frozen, _frames_of(prepared.test)(), classes, point)
+    parts = parts_of(prepared.test)
+    judgement = judge(frozen, _frames_of(prepared.test)(), classes, point, parts=parts)
+    details = {**judgement.details(), "gallery": judgement.gallery.write(gallery)}
     baselines = trivial_baselines(_frames_of(prepared.calibration)(), _frames_of(prepared.test)())
-    return Judged(parity, point, metrics, baselines, frozen.fold_report)
+    return Judged(parity, point, judgement.metrics(), details, baselines, frozen.fold_report)
 
 
-def judge_detector(prepared: Prepared, bundle: Bundle, tolerance: float) -> Judged:
+def judge_detector(
+    prepared: Prepared,
+    bundle: Bundle,
+    tolerance: float,
+    gallery: Path,  # noqa: ARG001 - pictures of boxes are not drawn yet.
+) -> Judged:
     """Freeze a detection bundle, choose its operating point and judge it once.
 
     Raises:
@@ -74,10 +88,11 @@ def judge_detector(prepared: Prepared, bundle: Bundle, tolerance: float) -> Judg
     parity = _detection_parity(prepared, frozen, tolerance)
     calibrated = judge_frames(frozen, whole_frames(prepared.calibration), classes)
     point = choose_box_thresholds(calibrated, classes)
-    tested = judge_frames(frozen, whole_frames(prepared.test), classes)
-    metrics = evaluate_detections(tested, classes, point, max_detections=limit)
+    parts = parts_of(prepared.test)
+    tested = judge_frames(frozen, whole_frames(prepared.test), classes, parts)
+    figures = evaluate_detections(tested, classes, point, max_detections=limit)
     baselines = trivial_box_baselines(whole_frames(prepared.test), classes, max_detections=limit)
-    return Judged(parity, point, metrics, baselines, frozen.fold_report)
+    return Judged(parity, point, figures.metrics, figures.details, baselines, frozen.fold_report)
 
 
 def _segmentation_parity(
@@ -127,6 +142,11 @@ def _parity(differences: list[float], tolerance: float, what: str) -> dict[str, 
 
 def _parity_frames(prepared: Prepared) -> Iterator[Frame]:
     return islice(whole_frames(prepared.calibration), PARITY_FRAMES)
+
+
+def parts_of(dataset: FrameDataset) -> dict[str, str]:
+    """Return the part, lot or specimen of each frame by its name."""
+    return {item.name: item.group for item in dataset.items if item.group is not None}
 
 
 def _frames_of(dataset: FrameDataset) -> Frames:

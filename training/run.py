@@ -33,6 +33,8 @@ from training.loop import TrainingLoop
 from training.loop_state import LoopState
 from training.preparation import Prepared, prepare
 from training.progress import Progress
+from training.report.page import write_page
+from training.report.wording import statements, unsupported_figures
 from training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -126,6 +128,7 @@ def _execute(run: RunDirectory, events: EventLog) -> bool:
         report = _finish(run, config, prepared, loop, events)
         tell_cache(cache, events)
         _write_report(run, report)
+        write_page(run)
     shutil.rmtree(run.decoded, ignore_errors=True)
     return True
 
@@ -154,19 +157,32 @@ def _finish(
     network.load_state_dict(loop.state.best_weights)
     bundle = Bundle(info=info, network=network.eval())
     judge = judge_detector if prepared.model.task == "detection" else judge_segmentation
-    judged = judge(prepared, bundle, PARITY_TOLERANCE[prepared.device.type])
+    judged = judge(prepared, bundle, PARITY_TOLERANCE[prepared.device.type], run.gallery)
     for name, chosen in judged.point.classes.items():
         if chosen.basis == "default":
             events.warning("threshold_not_supported", f"{name}: {chosen.reason}")
-    update = {"operating_point": judged.point, "metrics": judged.metrics}
+    metrics = judged.metrics
+    for lacking in unsupported_figures(metrics):
+        events.warning("test_frames_lack", lacking)
+    update = {"operating_point": judged.point, "metrics": metrics}
     write_bundle(run.bundle, info.model_copy(update=update), loop.state.best_weights)
     load_bundle(run.bundle)
     return {
         "task": info.task,
-        "model": info.model.model_dump(mode="json"),
-        "metrics": judged.metrics,
+        "metrics": metrics,
+        "evaluation": judged.details,
+        "statements": statements(metrics),
+        "unsupported": unsupported_figures(metrics),
         "baselines": judged.baselines,
         "operating_point": judged.point.model_dump(mode="json"),
+        "dataset": {
+            "digest": prepared.manifest.digest,
+            "splits": {
+                name: {"frames": split.frames, "defective": split.defective, "good": split.good}
+                for name, split in prepared.manifest.statistics().splits.items()
+            },
+        },
+        "model": info.model.model_dump(mode="json"),
         "parity": judged.parity,
         "norm": {
             "asked": config.norm.kind,

@@ -19,6 +19,7 @@ from service.api import (
     models,
     predict,
     problems,
+    reports,
     version_health,
     versions,
 )
@@ -72,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         version_health.router,
         jobs.router,
         models.router,
+        reports.router,
         deployments.router,
         predict.router,
         health.router,

@@ -18,7 +18,15 @@ from training.box_matches import (
 def matches(
     scores: list[float], hits: list[bool], labelled: int, frames: int = 10
 ) -> ScoredMatches:
-    return ScoredMatches(np.array(scores), np.array(hits, np.bool_), labelled, frames)
+    found_at = [score for score, hit in zip(scores, hits, strict=True) if hit]
+    return ScoredMatches(
+        scores=np.array(scores),
+        hits=np.array(hits, np.bool_),
+        on_good=np.zeros(len(scores), np.bool_),
+        found_at=np.array(found_at + [-1.0] * (labelled - len(found_at))),
+        sides_px=np.ones((labelled, 2)),
+        frames=frames,
+    )
 
 
 def test_the_strongest_box_takes_the_defect_and_a_second_one_is_false() -> None:
@@ -33,6 +41,9 @@ def test_the_strongest_box_takes_the_defect_and_a_second_one_is_false() -> None:
     pits = match_boxes([frame], 0)
     assert pits.hits.tolist() == [True, False]
     assert (pits.labelled, pits.frames) == (2, 1)
+    assert pits.found_at.tolist() == [pytest.approx(0.9), -1]
+    assert pits.sides_px.tolist() == [[10, 10], [10, 10]]
+    assert not pits.on_good.any()
     # A box of another class finds nothing, wherever it lies.
     assert match_boxes([frame], 1).hits.tolist() == [False]
 

@@ -67,7 +67,7 @@ def test_a_class_that_is_never_found_keeps_the_default_and_says_so() -> None:
 def test_frames_are_judged_by_what_the_line_would_do_with_them() -> None:
     judged = judge_frames(Remembered(), FRAMES, CLASSES)
     point = choose_box_thresholds(judged[:1], CLASSES)
-    metrics = evaluate_detections(judged, CLASSES, point, max_detections=10)
+    metrics = evaluate_detections(judged, CLASSES, point, max_detections=10).metrics
     assert metrics["frames"] == 5
     # A box beside the defect rejects the part all the same.
     assert (metrics["escape"]["events"], metrics["escape"]["n"]) == (1, 3)
@@ -75,9 +75,41 @@ def test_frames_are_judged_by_what_the_line_would_do_with_them() -> None:
     pit = metrics["regions"]["pit"]
     assert (pit["recall"]["events"], pit["recall"]["n"]) == (1, 3)
     assert pit["false_per_frame"] == pytest.approx(2 / 5)
+    assert pit["false_per_good_frame"] == pytest.approx(1 / 2)
     rates = [point["false_boxes_a_frame"] for point in pit["recall_at_false_boxes_a_frame"]]
     assert rates == sorted(rates)
     assert metrics["boxes"]["classes"]["scratch"]["ap50"] is None
+
+
+def test_a_part_is_rejected_if_any_of_its_frames_is() -> None:
+    parts = {"found": "a", "missed": "a", "overkill": "b", "good": "b"}
+    judged = judge_frames(Remembered(), FRAMES, CLASSES, parts)
+    point = choose_box_thresholds(judged[:1], CLASSES)
+    by_part = evaluate_detections(judged, CLASSES, point, max_detections=10).metrics["by_part"]
+    assert (by_part["parts"], by_part["most_frames"]) == (3, 2)
+    assert (by_part["escape"]["events"], by_part["escape"]["n"]) == (0, 2)
+    assert (by_part["overkill"]["events"], by_part["overkill"]["n"]) == (1, 1)
+
+
+def test_other_thresholds_are_told_by_the_rule_that_serving_follows() -> None:
+    judged = judge_frames(Remembered(), FRAMES, CLASSES)
+    point = choose_box_thresholds(judged, CLASSES)
+    figures = evaluate_detections(judged, CLASSES, point, max_detections=10)
+    for rung in figures.details["escape_overkill"]:
+        escapes = [
+            frame
+            for frame in judged
+            if not frame.is_good
+            and not (frame.found.scores >= rung["thresholds"]["pit"] - 1e-6).any()
+        ]
+        assert rung["frames"]["escape"]["events"] == len(escapes)
+    chosen = next(rung for rung in figures.details["escape_overkill"] if rung["is_chosen"])
+    assert chosen["frames"]["escape"] == figures.metrics["escape"]
+    pit = figures.details["classes"]["pit"]
+    assert pit["recall_by_area"][0]["recall"]["n"] == 3
+    assert pit["free_response"]["good_frames"] == 2
+    recalls = [place["recall"] for place in pit["free_response"]["curve"]]
+    assert recalls == sorted(recalls)
 
 
 def test_a_box_as_large_as_the_frame_is_what_a_model_must_beat() -> None:

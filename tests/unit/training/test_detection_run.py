@@ -167,6 +167,11 @@ def test_the_report_and_the_bundle_tell_what_a_detector_was_trained_on_and_reach
     sheet = cv2.imread(str(run.training_frames))
     assert sheet is not None
 
+    page = run.page.read_text()
+    for told in ("retinanet with mobilenet_v3_small", "AP50:95", "was kept, AP50", "is a box"):
+        assert told in page
+    assert "pixel Dice" not in page
+
 
 def test_segmentation_is_refused_where_every_defect_is_labelled_by_a_box(
     tmp_path: Path, frames: Path

@@ -342,6 +342,17 @@ def test_the_report_tells_what_was_trained_and_on_what_it_rests(
     assert set(report["operating_point"]["classes"]) == set(CLASSES)
     assert report["baselines"]["all_background"]["dice"] == 0
     assert 0 < report["baselines"]["all_foreground"]["dice"] < 0.2
+    assert report["dataset"]["digest"] == read_bundle_info(run.bundle).dataset_digest
+    # Two frames of a part share its verdict.
+    assert metrics["by_part"]["most_frames"] == 2
+    chosen = [each for each in report["evaluation"]["escape_overkill"] if each["is_chosen"]]
+    assert [each["frames"]["escape"] for each in chosen] == [metrics["escape"]]
+    pictures = {entry["picture"] for entry in report["evaluation"]["gallery"]}
+    assert {path.name for path in run.gallery.glob("*.webp")} == pictures
+    page = run.page.read_text()
+    assert page.count("data:image/webp") == len(pictures) > 0
+    assert report["dataset"]["digest"] in page
+    assert all(sentence.replace(" %", "\xa0%") in page for sentence in report["statements"])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,140 @@
+"""What the plant asks: escape, overkill, and what the figures can't tell."""
+
+from typing import Any
+
+from training.report.axes import Axis
+from training.report.blocks import Plot, Plots, RunRecord, Section, Sentences, Table
+from training.report.plots import Series, draw_plot
+from training.report.wording import caveats, percent, say_rate
+
+_CALIBRATED = "On the calibration frames alone, which neither trained the model nor judge it here: "
+_RULES = {
+    "segmentation": _CALIBRATED + "the threshold of the highest pixel Dice, then the least area of "
+    "a region by which most defects are found with the fewest false regions.",
+    "detection": _CALIBRATED + "the score by which most defects are found with the fewest false "
+    "boxes (the highest F1).",
+}
+
+
+def reservations(run: RunRecord) -> Section | None:
+    """Return what a reader must know before the figures are relied on."""
+    if "escape" not in run.metrics:
+        return None
+    texts = [*run.report.get("unsupported", ()), *caveats(run.report)]
+    return Section("Before you rely on it", [Sentences(texts, is_list=True)])
+
+
+def warnings(run: RunRecord) -> Section | None:
+    """Return what the run warned of, each thing once with how often."""
+    counts: dict[str, int] = {}
+    for event in run.events:
+        if event["kind"] == "warning" and event.get("code") != "test_frames_lack":
+            detail = str(event.get("detail", ""))
+            counts[detail] = counts.get(detail, 0) + 1
+    texts = [f"{text} ({n} times)" if n > 1 else text for text, n in counts.items()]
+    return Section("Warnings of the run", [Sentences(texts, is_list=True)]) if texts else None
+
+
+def escape_and_overkill(run: RunRecord) -> Section | None:
+    """Return both rates by frame and by part, and what other thresholds would give."""
+    metrics = run.metrics
+    if "escape" not in metrics:
+        return None
+    rows = [["frames", say_rate(metrics["escape"]), say_rate(metrics["overkill"])]]
+    by_part = metrics.get("by_part", {})
+    if by_part.get("most_frames", 0) > 1:
+        name = f"parts (up to {by_part['most_frames']} frames each)"
+        rows.append([name, say_rate(by_part["escape"]), say_rate(by_part["overkill"])])
+    table = Table(
+        ("unit", "escape: defective called OK", "overkill: good called NG"),
+        rows,
+        "Ranges are exact (Clopper-Pearson) 95 % intervals. Escape is a share of defective units, "
+        "overkill a share of good ones. A part is NG if any of its frames is.",
+    )
+    curve = _curve(run, "parts" if len(rows) > 1 else "frames")
+    return Section("Escape and overkill", [table, *curve])
+
+
+def _curve(run: RunRecord, unit: str) -> list[Plots | Table]:
+    rungs = run.evaluation.get("escape_overkill", [])
+    known = [rung for rung in rungs if _is_known(rung[unit])]
+    if not known:
+        return []
+    places = [(rung["log_odds_offset"], rung[unit]) for rung in known]
+    by_threshold = [
+        Series(
+            name,
+            [(offset, rates[name]["rate"]) for offset, rates in places],
+            [(rates[name]["low"], rates[name]["high"]) for _, rates in places],
+        )
+        for name in ("escape", "overkill")
+    ]
+    x_axis = Axis(
+        "all thresholds, lower to higher (log-odds; 0 is chosen)", places[0][0], places[-1][0]
+    )
+    share = Axis(f"share of {unit}", is_percent=True)
+    against = Series(
+        "escape",
+        [(rates["overkill"]["rate"], rates["escape"]["rate"]) for _, rates in places],
+        highlight=_chosen_point(known, unit),
+    )
+    overkill_axis = Axis(f"overkill, share of good {unit}", is_percent=True)
+    escape_axis = Axis(f"escape, share of defective {unit}", is_percent=True)
+    return [
+        Plots(
+            [
+                Plot(
+                    draw_plot([against], overkill_axis, escape_axis, "escape against overkill"),
+                    "Escape against overkill as all thresholds move together. The ring is the "
+                    "chosen point.",
+                ),
+                Plot(
+                    draw_plot(by_threshold, x_axis, share, "escape and overkill by threshold"),
+                    "The same by threshold, with exact 95 % intervals as bands. "
+                    "Other points were seen on the test frames: choose none of them by this plot.",
+                ),
+            ]
+        )
+    ]
+
+
+def _is_known(rates: dict[str, Any]) -> bool:
+    return bool(rates["escape"]["n"] and rates["overkill"]["n"])
+
+
+def _chosen_point(rungs: list[dict[str, Any]], unit: str) -> tuple[tuple[float, float], str]:
+    chosen = next(rung for rung in rungs if rung["is_chosen"])[unit]
+    escape, overkill = chosen["escape"]["rate"], chosen["overkill"]["rate"]
+    return (overkill, escape), f"chosen: escape {percent(escape)}, overkill {percent(overkill)}"
+
+
+def thresholds(run: RunRecord) -> Section | None:
+    """Return the operating point and what it was chosen by."""
+    point = run.report.get("operating_point")
+    if point is None:
+        return None
+    rows = [
+        [
+            name,
+            f"{chosen['threshold']:.3f}",
+            f"{chosen['min_area_px']} px",
+            chosen["basis"],
+            chosen["reason"] or _evidence(chosen["evidence"]),
+        ]
+        for name, chosen in point["classes"].items()
+    ]
+    rule = _RULES.get(run.report.get("task", ""), _RULES["segmentation"])
+    table = Table(("class", "threshold", "least area", "basis", "evidence"), rows)
+    return Section("How thresholds were chosen", [Sentences([rule]), table])
+
+
+def _evidence(evidence: dict[str, Any]) -> str:
+    if not {"labelled", "found", "false", "frames"} <= evidence.keys():
+        return ", ".join(f"{name} {value}" for name, value in evidence.items())
+    counts = (
+        f"{evidence['found']} of {evidence['labelled']} defects found, {evidence['false']} false "
+        f"regions on {evidence['frames']} frames"
+    )
+    if "pixel_dice" in evidence:
+        return f"{counts}; pixel Dice {evidence['pixel_dice']:.3f}"
+    return f"{counts}; F1 {evidence['f1']:.3f}"

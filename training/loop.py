@@ -188,7 +188,14 @@ class TrainingLoop:
         state.padded_pixels += result.seen.pixels - result.seen.valid_pixels
         state.seen_frames += result.seen.frames
         state.seen_defective += result.seen.defective_frames
-        progress.step(state.step, self.steps_total, self.epoch, result.loss)
+        progress.step(
+            state.step,
+            self.steps_total,
+            self.epoch,
+            result.loss,
+            learning_rate=rate,
+            gradient_norm=result.gradient_norm,
+        )
         if time.monotonic() - self._checkpointed_s >= self.config.checkpoint_every_s:
             self._checkpoint()
 

@@ -34,6 +34,7 @@ def score_bins(scores: NDArray[np.float32]) -> NDArray[np.int32]:
     Args:
         scores: Any shape, float32 in [0, 1].
     """
+    scores = np.asarray(scores, np.float32)
     nearest = np.subtract(np.float32(1), scores, order="C")
     np.minimum(nearest, scores, out=nearest)
     steps: NDArray[np.int32] = nearest.view(np.int32)

@@ -21,7 +21,7 @@ _CURVES = (
     ("calibration_dice", "calibration Dice", False),
     ("calibration_ap50", "calibration AP50", False),
     ("learning_rate", "learning rate", False),
-    ("gradient_norm", "gradient norm", True),
+    ("gradient_norm", "gradient norm before clipping", True),
 )
 
 

@@ -5,14 +5,16 @@ from typing import Any
 from training.report.axes import Axis
 from training.report.blocks import Plot, Plots, RunRecord, Section, Sentences, Table
 from training.report.plots import Series, draw_plot
-from training.report.wording import caveats, percent, say_rate
+from training.report.wording import caveats, say_rate
 
-_CALIBRATED = "On the calibration frames alone, which neither trained the model nor judge it here: "
+_CALIBRATED = (
+    "On the calibration frames alone, which also chose the epoch that was kept, and neither taught "
+    "the network nor judge it here: "
+)
 _RULES = {
     "segmentation": _CALIBRATED + "the threshold of the highest pixel Dice, then the least area of "
-    "a region by which most defects are found with the fewest false regions.",
-    "detection": _CALIBRATED + "the score by which most defects are found with the fewest false "
-    "boxes (the highest F1).",
+    "a region of the highest F1 of defects found.",
+    "detection": _CALIBRATED + "the score of the highest F1 of defects found.",
 }
 
 
@@ -20,8 +22,7 @@ def reservations(run: RunRecord) -> Section | None:
     """Return what a reader must know before the figures are relied on."""
     if "escape" not in run.metrics:
         return None
-    texts = [*run.report.get("unsupported", ()), *caveats(run.report)]
-    return Section("Before you rely on it", [Sentences(texts, is_list=True)])
+    return Section("Before you rely on it", [Sentences(caveats(run.report), is_list=True)])
 
 
 def warnings(run: RunRecord) -> Section | None:
@@ -55,57 +56,54 @@ def escape_and_overkill(run: RunRecord) -> Section | None:
     return Section("Escape and overkill", [table, *curve])
 
 
-def _curve(run: RunRecord, unit: str) -> list[Plots | Table]:
+def _curve(run: RunRecord, unit: str) -> list[Plots]:
     rungs = run.evaluation.get("escape_overkill", [])
-    known = [rung for rung in rungs if _is_known(rung[unit])]
-    if not known:
-        return []
-    places = [(rung["log_odds_offset"], rung[unit]) for rung in known]
-    by_threshold = [
-        Series(
-            name,
-            [(offset, rates[name]["rate"]) for offset, rates in places],
-            [(rates[name]["low"], rates[name]["high"]) for _, rates in places],
-        )
-        for name in ("escape", "overkill")
-    ]
-    x_axis = Axis(
-        "all thresholds, lower to higher (log-odds; 0 is chosen)", places[0][0], places[-1][0]
-    )
-    share = Axis(f"share of {unit}", is_percent=True)
-    against = Series(
-        "escape",
-        [(rates["overkill"]["rate"], rates["escape"]["rate"]) for _, rates in places],
-        highlight=_chosen_point(known, unit),
-    )
-    overkill_axis = Axis(f"overkill, share of good {unit}", is_percent=True)
-    escape_axis = Axis(f"escape, share of defective {unit}", is_percent=True)
-    return [
-        Plots(
-            [
-                Plot(
-                    draw_plot([against], overkill_axis, escape_axis, "escape against overkill"),
-                    "Escape against overkill as all thresholds move together. The ring is the "
-                    "chosen point.",
-                ),
-                Plot(
-                    draw_plot(by_threshold, x_axis, share, "escape and overkill by threshold"),
-                    "The same by threshold, with exact 95 % intervals as bands. "
-                    "Other points were seen on the test frames: choose none of them by this plot.",
-                ),
-            ]
-        )
-    ]
+    known = [name for name in ("escape", "overkill") if rungs and rungs[0][unit][name]["n"]]
+    plots = [_against_each_other(rungs, unit)] if len(known) == 2 else []
+    plots += [_by_threshold(rungs, unit, known)] if known else []
+    return [Plots(plots)] if plots else []
 
 
-def _is_known(rates: dict[str, Any]) -> bool:
-    return bool(rates["escape"]["n"] and rates["overkill"]["n"])
+def _against_each_other(rungs: list[dict[str, Any]], unit: str) -> Plot:
+    points = [(rung[unit]["overkill"]["rate"], rung[unit]["escape"]["rate"]) for rung in rungs]
+    drawing = draw_plot(
+        [Series("escape", points, highlight=_chosen_point(rungs, unit))],
+        Axis(f"overkill, share of good {unit}", is_percent=True),
+        Axis(f"escape, share of defective {unit}", is_percent=True),
+        "escape against overkill",
+    )
+    caption = (
+        "Escape against overkill as all thresholds move together. The ring is the chosen point."
+    )
+    return Plot(drawing, caption)
+
+
+def _by_threshold(rungs: list[dict[str, Any]], unit: str, known: list[str]) -> Plot:
+    offsets = [rung["log_odds_offset"] for rung in rungs]
+    series = []
+    for name in known:
+        rates = [rung[unit][name] for rung in rungs]
+        points = [(x, rate["rate"]) for x, rate in zip(offsets, rates, strict=True)]
+        series.append(Series(name, points, [(rate["low"], rate["high"]) for rate in rates]))
+    drawing = draw_plot(
+        series,
+        Axis("all thresholds, lower to higher (log-odds; 0 is chosen)", offsets[0], offsets[-1]),
+        Axis(f"share of {unit}", is_percent=True),
+        f"{' and '.join(known)} by threshold",
+    )
+    caption = (
+        f"{' and '.join(known).capitalize()} by threshold, with exact 95 % intervals as bands. "
+        "Points beside the chosen one were seen on the test frames: choose none of them by this "
+        "plot."
+    )
+    return Plot(drawing, caption)
 
 
 def _chosen_point(rungs: list[dict[str, Any]], unit: str) -> tuple[tuple[float, float], str]:
     chosen = next(rung for rung in rungs if rung["is_chosen"])[unit]
-    escape, overkill = chosen["escape"]["rate"], chosen["overkill"]["rate"]
-    return (overkill, escape), f"chosen: escape {percent(escape)}, overkill {percent(overkill)}"
+    escape, overkill = chosen["escape"], chosen["overkill"]
+    what = f"chosen: escape {say_rate(escape)}, overkill {say_rate(overkill)}"
+    return (overkill["rate"], escape["rate"]), what
 
 
 def thresholds(run: RunRecord) -> Section | None:

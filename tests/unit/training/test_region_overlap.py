@@ -37,8 +37,7 @@ def test_the_exact_area_lies_within_the_stated_error(
         assert found["value"] is None
         return
     exact = per_region_overlap_area(maps, FALSE_POSITIVE_LIMIT)
-    # Straight lines between distinct scores lie in the rectangles the error is made of.
-    assert abs(found["value"] - exact) <= 2 * found["resolution_error"] + 1e-9
+    assert abs(found["value"] - exact) <= found["resolution_error"] + 1e-9
 
 
 def test_on_many_pixels_the_binning_hardly_shows() -> None:

@@ -352,6 +352,8 @@ def test_the_report_tells_what_was_trained_and_on_what_it_rests(
     page = run.page.read_text()
     assert page.count("data:image/webp") == len(pictures) > 0
     assert report["dataset"]["digest"] in page
+    for curve in ("Loss", "Calibration Dice", "Learning rate", "Gradient norm before clipping"):
+        assert f"<figcaption>{curve}" in page
     assert all(sentence.replace(" %", "\xa0%") in page for sentence in report["statements"])
 
 

@@ -151,14 +151,14 @@ def test_parts_are_told_beside_frames(run: RunDirectory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "lacking"),
+    ("frames", "lacking", "plot"),
     [
-        (DEFECTIVE, "No test frame is good"),
-        (GOOD, "No test frame shows a defect"),
+        (DEFECTIVE, "No test frame is good", "escape by threshold"),
+        (GOOD, "No test frame shows a defect", "overkill by threshold"),
     ],
 )
 def test_what_the_frames_do_not_support_is_said_and_no_figure_takes_its_place(
-    run: RunDirectory, frames: list[Frame], lacking: str
+    run: RunDirectory, frames: list[Frame], lacking: str, plot: str
 ) -> None:
     record = record_of(frames, run)
     assert any(text.startswith(lacking) for text in record.report["unsupported"])
@@ -166,6 +166,7 @@ def test_what_the_frames_do_not_support_is_said_and_no_figure_takes_its_place(
     assert lacking in read.text
     assert "not known: there is none to judge by" in read.text
     assert "escape against overkill" not in read.text
+    assert plot in read.text
 
 
 def test_no_miss_is_told_with_what_it_may_still_be(run: RunDirectory) -> None:

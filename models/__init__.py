@@ -16,6 +16,7 @@ from models.detection_spec import DetectionSpec
 from models.detections import Candidates, Detections, frame_candidates, frame_detections
 from models.detector_runtime import FrozenDetector, freeze_bundle
 from models.errors import BundleError, FrameError, ModelsError, SpecError
+from models.loss_spec import LossSpec
 from models.losses import SegmentationLoss
 from models.preprocessing import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
 from models.registry import ARCHITECTURES, architecture_named, build_model, example_input
@@ -37,6 +38,7 @@ __all__ = [
     "FrozenDetector",
     "FrozenModel",
     "Inspection",
+    "LossSpec",
     "ModelSpec",
     "ModelsError",
     "NormSpec",

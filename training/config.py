@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data import AugmentationSpec, CacheSpec, SamplingSpec
+from models.loss_spec import CrossEntropyDice, LossSpec
 from models.spec import ModelSpec, NormSpec
 from training.errors import ConfigError
 
@@ -147,6 +148,16 @@ class RunConfig(_Section):
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
     ema: EmaSection | None = None
+    loss: LossSpec = CrossEntropyDice()
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> Self:
+        if self.model.task == "detection" and self.loss != CrossEntropyDice():
+            raise ValueError(
+                f"loss {self.loss.kind!r} is for pixels, {self.model.architecture} has losses of "
+                "its own; leave loss out"
+            )
+        return self
 
     @property
     def images_per_step(self) -> int:

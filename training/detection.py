@@ -82,6 +82,9 @@ class DetectionBatch:
 class DetectorLoss(nn.Module):
     """The sum of a detector's losses, as torchvision's reference training takes it."""
 
+    def set_progress(self, progress: float) -> None:
+        """Do nothing: it is the same throughout a run."""
+
     def forward(self, losses: dict[str, Tensor]) -> Tensor:
         """Return a scalar."""
         return torch.stack(list(losses.values())).sum()

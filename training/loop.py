@@ -171,6 +171,7 @@ class TrainingLoop:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.prepared.loss.set_progress(state.step / self.steps_total)
         result = take_step(
             self.learner,
             batches,

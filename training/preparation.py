@@ -16,6 +16,7 @@ from models import (
     example_input,
     resolve_device,
 )
+from models.loss_spec import Boundary
 from norm import ConversionReport, convert_batchnorm
 from norm.other_normalizations import PER_IMAGE_KINDS
 from training.batches import count_steps, planned_counts
@@ -66,7 +67,7 @@ class Prepared:
     preprocessing: Preprocessing
     model: ModelSpec
     network: nn.Module
-    loss: nn.Module
+    loss: SegmentationLoss | DetectorLoss
     task: Task
     conversion: ConversionReport
     device: torch.device
@@ -129,26 +130,33 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         preprocessing=preprocessing,
         model=model,
         network=network.to(device),
-        loss=_loss_of(model, measurements).to(device),
-        task=_task_of(model, manifest, preprocessing, device),
+        loss=_loss_of(config, model, measurements).to(device),
+        task=_task_of(config, model, manifest, preprocessing, device),
         conversion=conversion,
         device=device,
         precision=precision,
     )
 
 
-def _loss_of(model: ModelSpec, measurements: Measurements) -> nn.Module:
+def _loss_of(
+    config: RunConfig, model: ModelSpec, measurements: Measurements
+) -> SegmentationLoss | DetectorLoss:
     if model.task == "detection":
         return DetectorLoss()
-    return SegmentationLoss(torch.tensor(measurements.foreground_rate))
+    return SegmentationLoss(torch.tensor(measurements.foreground_rate), config.loss)
 
 
 def _task_of(
-    model: ModelSpec, manifest: Manifest, preprocessing: Preprocessing, device: torch.device
+    config: RunConfig,
+    model: ModelSpec,
+    manifest: Manifest,
+    preprocessing: Preprocessing,
+    device: torch.device,
 ) -> Task:
     if model.task == "detection":
         return DetectionTask(model, preprocessing, manifest.classes, device)
-    return SegmentationTask(preprocessing, manifest.classes, device)
+    reach_px = config.loss.reach_px if isinstance(config.loss, Boundary) else None
+    return SegmentationTask(preprocessing, manifest.classes, device, reach_px)
 
 
 def _whole_frames(

@@ -7,7 +7,7 @@ from torch import nn
 
 from data import Frame
 from models import Preprocessing
-from training.batches import Batch, collate
+from training.batches import Batch, collate, with_distances
 from training.eval_forward import EvalForward
 from training.evaluation import score_histograms
 from training.task import Look
@@ -20,6 +20,7 @@ class SegmentationTask:
         preprocessing: The network's.
         classes: In the order of the network's outputs.
         device: Where it runs.
+        reach_px: How far the loss looks around labelled pixels; None if it asks for no distances.
     """
 
     score_name = "dice"
@@ -29,14 +30,17 @@ class SegmentationTask:
         preprocessing: Preprocessing,
         classes: tuple[str, ...],
         device: torch.device,
+        reach_px: float | None = None,
     ) -> None:
         self._preprocessing = preprocessing
         self._classes = classes
         self._device = device
+        self._reach_px = reach_px
 
     def collate(self, frames: Sequence[Frame]) -> Batch:
-        """Stack frames and masks, see `training.batches.collate`."""
-        return collate(frames, self._preprocessing)
+        """Stack frames and masks, with their distance maps where the loss asks for them."""
+        batch = collate(frames, self._preprocessing)
+        return batch if self._reach_px is None else with_distances(batch, self._reach_px)
 
     def look(self, network: nn.Module, frames: Iterable[Frame]) -> Look:
         """Return the highest pixel Dice over all thresholds on whole frames."""

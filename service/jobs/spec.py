@@ -5,11 +5,12 @@ twice because the API may not import the training room; a test holds the two tog
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data import AugmentationSpec, CacheSpec, SamplingSpec
+from models.loss_spec import CrossEntropyDice, LossSpec
 from models.spec import ModelSpec, NormSpec
 
 RUN_FORMAT_VERSION = 1
@@ -149,6 +150,16 @@ class JobSpec(_Spec):
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
     ema: Ema | None = None
+    loss: LossSpec = CrossEntropyDice()
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> Self:
+        if self.model.task == "detection" and self.loss != CrossEntropyDice():
+            raise ValueError(
+                f"loss {self.loss.kind!r} is for pixels, {self.model.architecture} has losses of "
+                "its own; leave loss out"
+            )
+        return self
 
 
 def run_config(spec: JobSpec, *, manifest: Path, root: Path, device: str) -> dict[str, Any]:

@@ -104,10 +104,10 @@ def test_a_detector_s_run_that_died_ends_at_the_weights_of_an_uninterrupted_one(
     killed = make_run(tmp_path / "killed", frames, model=faster)
     step = Progress.step
 
-    def die(self: Progress, number: int, *rest: Any) -> None:
+    def die(self: Progress, number: int, *rest: Any, **others: Any) -> None:
         if number == 3:
             raise KeyboardInterrupt
-        step(self, number, *rest)
+        step(self, number, *rest, **others)
 
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "step", die)

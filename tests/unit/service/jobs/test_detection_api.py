@@ -152,6 +152,14 @@ def test_other_labels_may_be_tried_by_either_task(
         assert client.post("/jobs", json=asked).status_code == 201
 
 
+def test_a_loss_of_pixels_is_refused_for_a_detector(client: TestClient, version_id: str) -> None:
+    model = {"architecture": "fcos"}
+    asked = {"version": version_id, "model": model, "loss": {"kind": "focal"}}
+    problem = client.post("/jobs", json=asked).json()
+    assert problem["status"] == 422
+    assert "'focal' is for pixels" in problem["detail"]
+
+
 def test_a_detector_s_wishes_are_checked_by_name(client: TestClient, version_id: str) -> None:
     model = {"architecture": "fasterrcnn", "detection": {"nms_iou": 2}}
     response = client.post("/jobs", json={"version": version_id, "model": model})

@@ -15,13 +15,14 @@ from models.detection import label_offset
 from models.detection_spec import DetectionSpec
 from models.detections import Candidates, Detections, frame_candidates, frame_detections
 from models.detector_runtime import FrozenDetector, freeze_bundle
-from models.errors import BundleError, FrameError, ModelsError, SpecError
+from models.errors import BundleError, FrameError, ModelsError, SpecError, WeightsError
 from models.loss_spec import LossSpec
 from models.losses import SegmentationLoss
 from models.preprocessing import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
 from models.registry import ARCHITECTURES, architecture_named, build_model, example_input
 from models.runtime import FrozenModel, Inspection, frame_probabilities, resolve_device
 from models.spec import ModelSpec, NormSpec
+from models.weights import WeightsReport, load_weights, read_bundle_source, read_weights_file
 
 __all__ = [
     "ARCHITECTURES",
@@ -49,6 +50,8 @@ __all__ = [
     "SpecError",
     "Task",
     "Verdict",
+    "WeightsError",
+    "WeightsReport",
     "architecture_named",
     "build_model",
     "build_network",
@@ -62,8 +65,11 @@ __all__ = [
     "label_offset",
     "library_versions",
     "load_bundle",
+    "load_weights",
     "pad_to_multiple",
     "read_bundle_info",
+    "read_bundle_source",
+    "read_weights_file",
     "resolve_device",
     "write_bundle",
 ]

@@ -58,6 +58,8 @@ class Architecture:
         finest_stride_px: Stride of the finest features that the encoder hands to the answer: a
             defect narrower than this is seen through them alone.
         build: Its builder.
+        encoder_prefix: What the names of its encoder's tensors begin with.
+        head_prefix: What the names of the tensors with one row a class begin with.
         check_more: Raises `SpecError` for what ``encoders`` and ``options`` can't say.
     """
 
@@ -69,6 +71,8 @@ class Architecture:
     stride_px: "Callable[[ModelSpec], int]"
     finest_stride_px: "Callable[[ModelSpec], int]"
     build: Builder
+    encoder_prefix: str = "encoder."
+    head_prefix: str = "segmentation_head."
     check_more: "Callable[[ModelSpec], None]" = _nothing_more
 
     def check(self, spec: "ModelSpec") -> None:

@@ -100,7 +100,7 @@ def write_bundle(path: Path, info: BundleInfo, weights: dict[str, Tensor]) -> Bu
     partial.mkdir(parents=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(contiguous, partial / WEIGHTS_NAME)
-    complete = info.model_copy(update={"weights_sha256": _sha256(partial / WEIGHTS_NAME)})
+    complete = info.model_copy(update={"weights_sha256": file_sha256(partial / WEIGHTS_NAME)})
     (partial / INFO_NAME).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
     for name in (WEIGHTS_NAME, INFO_NAME):
         _flush_to_disk(partial / name)
@@ -118,21 +118,35 @@ def load_bundle(path: Path) -> Bundle:
             those that ``bundle.json`` names.
     """
     info = read_bundle_info(path)
+    weights = read_bundle_weights(path, info)
+    network = build_network(info)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise _bundle_error(
+            "bundle_damaged", f"the weights don't fit: {error}", path / WEIGHTS_NAME
+        ) from error
+    return Bundle(info=info, network=network.eval())
+
+
+def read_bundle_weights(path: Path, info: BundleInfo) -> dict[str, Tensor]:
+    """Read a bundle's weights.
+
+    Raises:
+        BundleError: If they are missing, damaged or not those that ``bundle.json`` names.
+    """
     weights_path = path / WEIGHTS_NAME
     if not weights_path.is_file():
         raise _bundle_error("bundle_incomplete", "the weights are missing", weights_path)
-    if _sha256(weights_path) != info.weights_sha256:
+    if file_sha256(weights_path) != info.weights_sha256:
         raise _bundle_error(
             "bundle_damaged", "the weights' SHA-256 is not the one in bundle.json", weights_path
         )
-    network = build_network(info)
     try:
-        network.load_state_dict(load_file(weights_path))
-    except (RuntimeError, SafetensorError) as error:
-        raise _bundle_error(
-            "bundle_damaged", f"the weights don't fit: {error}", weights_path
-        ) from error
-    return Bundle(info=info, network=network.eval())
+        weights: dict[str, Tensor] = load_file(weights_path)
+    except SafetensorError as error:
+        raise _bundle_error("bundle_damaged", f"no safetensors: {error}", weights_path) from error
+    return weights
 
 
 def build_network(info: BundleInfo) -> nn.Module:
@@ -182,7 +196,8 @@ def _bundle_error(code: str, detail: str, path: Path) -> BundleError:
     )
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -338,7 +338,7 @@ def _finest_stride_px(spec: "ModelSpec") -> int:
     return settled or 4
 
 
-def _detector(name: str, summary: str) -> Architecture:
+def _detector(name: str, summary: str, head_prefix: str) -> Architecture:
     return Architecture(
         name=name,
         task="detection",
@@ -349,11 +349,25 @@ def _detector(name: str, summary: str) -> Architecture:
         finest_stride_px=_finest_stride_px,
         build=build_detector,
         check_more=_check,
+        encoder_prefix="backbone.encoder.",
+        head_prefix=head_prefix,
     )
 
 
 DETECTION = (
-    _detector("fasterrcnn", "boxes in two stages, at stride 4; the choice for small defects"),
-    _detector("retinanet", "boxes in one stage with anchors; for defects of many sizes"),
-    _detector("fcos", "boxes in one stage without anchors; for defects larger than its stride"),
+    _detector(
+        "fasterrcnn",
+        "boxes in two stages, at stride 4; the choice for small defects",
+        "roi_heads.box_predictor.",
+    ),
+    _detector(
+        "retinanet",
+        "boxes in one stage with anchors; for defects of many sizes",
+        "head.classification_head.cls_logits.",
+    ),
+    _detector(
+        "fcos",
+        "boxes in one stage without anchors; for defects larger than its stride",
+        "head.classification_head.cls_logits.",
+    ),
 )

@@ -99,6 +99,24 @@ class OptimizerSection(_Section):
     max_gradient_norm: Annotated[float, Field(gt=0)] = 5.0
 
 
+class StartWeights(_Section):
+    """Weights to start from; exactly one of the two.
+
+    Attributes:
+        file: A ``.safetensors`` file with an encoder's or a whole network's tensors.
+        bundle: The directory of an earlier model's bundle.
+    """
+
+    file: Path | None = None
+    bundle: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.file is None) == (self.bundle is None):
+            raise ValueError("name a file or a bundle, one of them")
+        return self
+
+
 class EarlyStopping(_Section):
     """Stop when calibration frames see no more gain.
 
@@ -149,6 +167,7 @@ class RunConfig(_Section):
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
     ema: EmaSection | None = None
     loss: LossSpec = CrossEntropyDice()
+    weights: StartWeights | None = None
 
     @model_validator(mode="after")
     def _check_loss(self) -> Self:

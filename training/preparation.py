@@ -1,5 +1,6 @@
 """Before the first step: check the data, measure it, build and convert the network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +13,13 @@ from models import (
     ModelSpec,
     Preprocessing,
     SegmentationLoss,
+    WeightsReport,
+    architecture_named,
     build_model,
     example_input,
+    load_weights,
+    read_bundle_source,
+    read_weights_file,
     resolve_device,
 )
 from models.loss_spec import Boundary
@@ -72,6 +78,7 @@ class Prepared:
     conversion: ConversionReport
     device: torch.device
     precision: torch.dtype
+    weights: WeightsReport | None = None
 
 
 def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None) -> Prepared:
@@ -113,7 +120,8 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         stride_px=config.model.stride_px,
         bayer=manifest.bayer,
     )
-    network, conversion = _build_network(config, model, manifest, train, measurements)
+    network, weights, conversion = _build_network(config, model, manifest, train, measurements)
+    _tell_weights(weights, events)
     for left in conversion.left:
         # A normalization of each image by itself has nothing to gain from another kind.
         if left.kind not in PER_IMAGE_KINDS:
@@ -135,6 +143,7 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         conversion=conversion,
         device=device,
         precision=precision,
+        weights=weights,
     )
 
 
@@ -182,8 +191,8 @@ def _build_network(
     manifest: Manifest,
     train: FrameDataset,
     measurements: Measurements,
-) -> tuple[nn.Module, ConversionReport]:
-    """Build the network from the run's seed and convert its normalization."""
+) -> tuple[nn.Module, WeightsReport | None, ConversionReport]:
+    """Build the network from the run's seed, give it its start, and convert its normalization."""
     torch.manual_seed(config.seed)
     channels = len(measurements.mean)
     network = build_model(
@@ -191,7 +200,9 @@ def _build_network(
         class_count=len(manifest.classes),
         in_channels=channels,
         foreground_rate=measurements.foreground_rate,
-    ).to(memory_format=torch.channels_last)
+    )
+    weights = _start_from(config, network, manifest.classes)
+    network = network.to(memory_format=torch.channels_last)
     norm = config.norm_in_force
     assert norm.kind != "auto"  # `norm_in_force` has chosen.
     options = dict(norm.options)
@@ -199,7 +210,34 @@ def _build_network(
         # Batch Renormalization's schedule is scaled to the job's length.
         _, options["total_steps"] = count_steps(train.items, config)
     example = example_input(model, channels, count=2)
-    return convert_batchnorm(network, example, kind=norm.kind, **options)
+    network, conversion = convert_batchnorm(network, example, kind=norm.kind, **options)
+    return network, weights, conversion
+
+
+def _start_from(
+    config: RunConfig, network: nn.Module, classes: Sequence[str]
+) -> WeightsReport | None:
+    if config.weights is None:
+        return None
+    if config.weights.bundle is not None:
+        source = read_bundle_source(config.weights.bundle)
+    else:
+        assert config.weights.file is not None  # The configuration has seen to it.
+        source = read_weights_file(config.weights.file)
+    architecture = architecture_named(config.model.architecture)
+    return load_weights(network, architecture, source, classes)
+
+
+def _tell_weights(weights: WeightsReport | None, events: EventLog) -> None:
+    if weights is None:
+        return
+    events.write("weights", source=weights.source, detail=weights.summary())
+    by_remark: dict[str, list[str]] = {}
+    for name, remark in (weights.converted | weights.random).items():
+        by_remark.setdefault(remark, []).append(name)
+    for remark, names in by_remark.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        events.warning("weights_not_as_they_are", f"{names[0]}{more}: {remark}")
 
 
 def measure(dataset: FrameDataset) -> Measurements:

@@ -189,6 +189,7 @@ def _finish(
             "spec": config.norm_in_force.model_dump(exclude_none=True),
             **prepared.conversion.as_dict(),
         },
+        "weights": prepared.weights.as_dict() if prepared.weights else None,
         "folding": judged.folding.as_dict(),
         "training": _training_summary(loop),
         "measurements": vars(prepared.measurements),

@@ -22,6 +22,7 @@ from service.api import (
     reports,
     version_health,
     versions,
+    weights,
 )
 from service.api.archive_pieces import ArchivePieces
 from service.api.request_id import RequestIdMiddleware
@@ -74,6 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         jobs.router,
         models.router,
         reports.router,
+        weights.router,
         deployments.router,
         predict.router,
         health.router,

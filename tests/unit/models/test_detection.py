@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import DetectionSpec, ModelSpec, SpecError, build_model, pad_to_multiple
+from models import (
+    DetectionSpec,
+    ModelSpec,
+    SpecError,
+    architecture_named,
+    build_model,
+    load_weights,
+    pad_to_multiple,
+)
+from models.weights import Source
 from norm import convert_batchnorm
 from norm.tracing import tensors_in
 
@@ -180,3 +189,41 @@ def test_a_detector_whose_anchors_were_not_derived_is_refused() -> None:
     with pytest.raises(SpecError) as refused:
         build_model(ModelSpec(architecture="fasterrcnn"), class_count=1, in_channels=1)
     assert refused.value.code == "detection_not_settled"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_segmentation_model_and_a_detector_start_from_each_other_s_encoder(
+    architecture: str,
+) -> None:
+    unet = ModelSpec(encoder="mobilenet_v3_small")
+    segmentation = build_model(unet, class_count=2, in_channels=1)
+    network = detector(architecture)
+    source = Source("earlier", "0", segmentation.state_dict(), ("pit", "scratch"))
+    report = load_weights(network, architecture_named(architecture), source, ("pit", "scratch"))
+    encoder = [name for name in network.state_dict() if name.startswith("backbone.encoder.")]
+    assert set(report.loaded) == set(encoder)
+    first = "backbone.encoder.model.conv_stem.weight"
+    assert torch.equal(
+        network.state_dict()[first], segmentation.state_dict()[first.removeprefix("backbone.")]
+    )
+    back = Source("earlier", "0", network.state_dict(), ("pit", "scratch"))
+    returned = load_weights(segmentation, architecture_named("unet"), back, ("pit", "scratch"))
+    assert len(returned.loaded) == len(encoder)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_detector_goes_on_from_one_of_the_same_classes_and_not_from_rows_of_others(
+    architecture: str,
+) -> None:
+    network, earlier = detector(architecture), detector(architecture)
+    with torch.no_grad():
+        for parameter in earlier.parameters():
+            parameter.add_(0.5)
+    same = Source("earlier", "0", earlier.state_dict(), ("pit", "scratch"))
+    report = load_weights(network, architecture_named(architecture), same, ("pit", "scratch"))
+    assert not report.random
+    assert not report.unused
+    others = Source("earlier", "0", earlier.state_dict(), ("dent", "stain"))
+    report = load_weights(network, architecture_named(architecture), others, ("pit", "scratch"))
+    prefix = architecture_named(architecture).head_prefix
+    assert report.random.keys() == {n for n in network.state_dict() if n.startswith(prefix)}

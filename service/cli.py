@@ -1,4 +1,4 @@
-"""The command line: ``hairline serve``, ``upload``, ``export``, ``predict``, ``demo``, and reports.
+"""The command line: ``hairline serve``, ``upload``, ``predict``, ``weights``, reports and more.
 
 Everything heavy is imported inside the command that needs it, so that ``hairline --help`` answers
 at once.
@@ -13,6 +13,7 @@ import typer
 from service import report_commands
 from service.cli_comparisons import compare
 from service.cli_options import DEFAULT_URL, Url, exit_with
+from service.weights_cli import app as weights_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+app.add_typer(weights_app, name="weights")
 
 
 @app.command()

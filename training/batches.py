@@ -2,8 +2,8 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +13,43 @@ from torch import Tensor
 from data import Draw, Frame, Item
 from data.sampling import EpochCounts, count_epoch, draw_epoch
 from models import Preprocessing, frame_to_tensor, pad_to_multiple, resized_size
+from models.distance_maps import signed_distances
+from models.loss_spec import Boundary
 from training.config import CropResolution, ResizedResolution, Resolution, RunConfig
 from training.resizing import resize_mask
 
 Size = tuple[int, int]
 Part = TypeVar("Part")
+
+
+class TaskBatch(Protocol):
+    """One step's input, or a part of it, whatever the network is to learn."""
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames or windows it holds."""
+
+    @property
+    def defective_count(self) -> int:
+        """How many of them show a labelled defect."""
+
+    @property
+    def pixel_count(self) -> int:
+        """How many pixels the network sees, padding included."""
+
+    @property
+    def valid_pixel_count(self) -> int:
+        """How many of them are no padding."""
+
+    @property
+    def weight(self) -> int:
+        """What its loss is a mean over; in a step of several batches each counts by it."""
+
+    def inputs(self, device: torch.device) -> tuple[Any, ...]:
+        """Return the network's arguments in training mode."""
+
+    def truth(self, device: torch.device) -> tuple[Any, ...]:
+        """Return the loss's arguments after the network's answer."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +60,47 @@ class Batch:
         images: (N, C, H, W) float32.
         targets: (N, K, H, W) uint8.
         valid: (N, 1, H, W) bool, false where a frame was padded.
+        distances: (N, K, H, W) float16 to each class's outline, for a loss that asks for them.
     """
 
     images: Tensor
     targets: Tensor
     valid: Tensor
+    distances: Tensor | None = None
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames or windows it holds."""
+        return len(self.targets)
+
+    @property
+    def defective_count(self) -> int:
+        """How many of them show a labelled defect."""
+        return int(self.targets.any(dim=(1, 2, 3)).sum())
+
+    @property
+    def pixel_count(self) -> int:
+        """How many pixels the network sees, padding included."""
+        return self.valid.numel()
+
+    @property
+    def valid_pixel_count(self) -> int:
+        """How many of them are no padding."""
+        return int(self.valid.sum())
+
+    @property
+    def weight(self) -> int:
+        """The loss is a mean over valid pixels."""
+        return self.valid_pixel_count
+
+    def inputs(self, device: torch.device) -> tuple[Tensor]:
+        """Return the frames."""
+        return (self.images.to(device, memory_format=torch.channels_last),)
+
+    def truth(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Return masks, validity and, where the loss asked for them, distances."""
+        given = (self.targets, self.valid, self.distances)
+        return tuple(part.to(device) for part in given if part is not None)
 
 
 def plan_epoch(
@@ -149,6 +217,8 @@ def largest_batch_bytes(items: Sequence[Item], config: RunConfig, class_count: i
     channels = max(item.channels for item in items)
     # Float32 for each channel, a byte for each class's target and one for validity.
     pixel_bytes = 4 * channels + class_count + 1
+    if isinstance(config.loss, Boundary):
+        pixel_bytes += 2 * class_count
     sizes = sizes_seen(items, config.resolution)
     return config.batch_size * pixel_bytes * max(height * width for height, width in sizes)
 
@@ -180,3 +250,13 @@ def collate(frames: Sequence[Frame], preprocessing: Preprocessing) -> Batch:
         inside[:, : tensor.shape[1], : tensor.shape[2]] = True
         valid.append(inside)
     return Batch(torch.cat(images), torch.stack(targets), torch.stack(valid))
+
+
+def with_distances(batch: Batch, reach_px: float) -> Batch:
+    """Add each frame's distance maps, see `models.distance_maps`; 0 where a frame was padded."""
+    maps = torch.zeros(batch.targets.shape, dtype=torch.float16)
+    for index, (target, valid) in enumerate(zip(batch.targets, batch.valid, strict=True)):
+        height, width = int(valid[0, :, 0].sum()), int(valid[0, 0].sum())
+        mask = target[:, :height, :width].permute(1, 2, 0).numpy()
+        maps[index, :, :height, :width] = torch.from_numpy(signed_distances(mask, reach_px))
+    return replace(batch, distances=maps)

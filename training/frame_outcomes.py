@@ -116,12 +116,14 @@ class OutcomeRecorder:
             )
         )
 
-    def write(self, path: Path) -> None:
-        """Write one JSON object a frame, whole or not at all."""
-        partial = path.with_suffix(".partial")
-        lines = [json.dumps(asdict(outcome)) + "\n" for outcome in self.outcomes]
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.rename(path)
+
+def write_outcomes(path: Path, outcomes: Sequence[FrameOutcome]) -> None:
+    """Write one JSON object a frame, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(
+        "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes), encoding="utf-8"
+    )
+    partial.rename(path)
 
 
 def _count_apart(reports: Regions, mask: NDArray[np.uint8]) -> int:

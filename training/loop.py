@@ -11,7 +11,7 @@ from typing import Any
 from data import Draw
 from data.loader import batches_ahead, default_workers, prefetch
 from norm import plain_state_dict
-from training.batches import Batch, collate, count_steps, largest_batch_bytes, plan_steps
+from training.batches import TaskBatch, count_steps, largest_batch_bytes, plan_steps
 from training.checkpoint import (
     discard_checkpoints_after,
     load_latest_checkpoint,
@@ -19,8 +19,7 @@ from training.checkpoint import (
 )
 from training.config import RunConfig
 from training.errors import DivergedError
-from training.eval_forward import EvalForward
-from training.evaluation import score_histograms, whole_frames
+from training.evaluation import whole_frames
 from training.events import EventLog
 from training.loop_state import LoopState, checkpoint_content, restore_checkpoint
 from training.optimizer_step import Learner, take_step
@@ -145,14 +144,14 @@ class TrainingLoop:
         """Whole passes over the training frames so far."""
         return self.state.step // self.steps_per_epoch
 
-    def _rest_of_epoch(self) -> Generator[list[Batch]]:
+    def _rest_of_epoch(self) -> Generator[list[TaskBatch]]:
         """Yield the micro-batches of each optimizer step that is left of the epoch."""
         epoch = self.epoch
         done = self.state.step % self.steps_per_epoch
 
-        def load(draws: tuple[Draw, ...]) -> Batch:
+        def load(draws: tuple[Draw, ...]) -> TaskBatch:
             frames = [self.prepared.train.show(draw, epoch) for draw in draws]
-            return collate(frames, self.prepared.preprocessing)
+            return self.prepared.task.collate(frames)
 
         steps = plan_steps(self.prepared.train.items, self.config, epoch)[done:]
         keys = [draws for step in steps for draws in step]
@@ -161,7 +160,7 @@ class TrainingLoop:
             for step in steps:
                 yield list(itertools.islice(loaded, len(step)))
 
-    def _step(self, batches: list[Batch], progress: Progress) -> None:
+    def _step(self, batches: list[TaskBatch], progress: Progress) -> None:
         state, section = self.state, self.config.optimizer
         rate = learning_rate(
             section,
@@ -172,6 +171,7 @@ class TrainingLoop:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.prepared.loss.set_progress(state.step / self.steps_total)
         result = take_step(
             self.learner,
             batches,
@@ -227,43 +227,25 @@ class TrainingLoop:
 
     def _look_at_calibration(self) -> None:
         """Judge the weights on the calibration frames and keep them if they are the best so far."""
-        state = self.state
+        prepared, state = self.prepared, self.state
         average = self.average
-        shown = average.applied_to(self.prepared.network) if average else contextlib.nullcontext()
+        shown = average.applied_to(prepared.network) if average else contextlib.nullcontext()
         with shown:
-            by_class = self._calibration_dice()
-            known = [score for score in by_class.values() if score is not None]
-            mean = sum(known) / len(known) if known else 0.0
-            # Without a labelled calibration pixel there is nothing to choose by: the last win.
-            if mean > state.best_dice or not known:
-                state.best_dice = mean
+            look = prepared.task.look(prepared.network, whole_frames(prepared.calibration))
+            # Without a labelled calibration frame there is nothing to choose by: the last win.
+            if look.score is None or look.score > state.best_score:
+                state.best_score = look.score or 0.0
                 state.best_epoch = self.epoch
                 state.best_weights = {
                     name: tensor.detach().cpu().clone()
-                    for name, tensor in plain_state_dict(self.prepared.network).items()
+                    for name, tensor in plain_state_dict(prepared.network).items()
                 }
-        values = {f"calibration_dice/{name}": score for name, score in by_class.items()}
+        values = look.values()
         if state.loss_steps:
             values["training_loss"] = state.loss_sum / state.loss_steps
-        self.events.write(
-            "metrics",
-            step=state.step,
-            epoch=self.epoch,
-            values={"calibration_dice": mean, **values},
-        )
+        self.events.write("metrics", step=state.step, epoch=self.epoch, values=values)
         state.loss_sum, state.loss_steps = 0.0, 0
         self._save(self.run.rewind_points)
-
-    def _calibration_dice(self) -> dict[str, float | None]:
-        """Return the best pixel Dice of each class, None for one that no frame shows."""
-        prepared = self.prepared
-        forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
-        histograms = score_histograms(
-            forward,
-            whole_frames(prepared.calibration),
-            tuple(prepared.manifest.classes),
-        )
-        return {name: histogram.best_dice()[0] for name, histogram in histograms.items()}
 
     def _checkpoint(self) -> None:
         """Save and say so, which tells whoever starts runs again that this attempt came further."""

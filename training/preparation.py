@@ -1,5 +1,6 @@
 """Before the first step: check the data, measure it, build and convert the network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,15 +8,32 @@ import numpy as np
 import torch
 from torch import nn
 
-from data import CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitName
-from models import Preprocessing, SegmentationLoss, build_segmentation_model, resolve_device
+from data import BoxSpec, CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitName
+from models import (
+    ModelSpec,
+    Preprocessing,
+    SegmentationLoss,
+    WeightsReport,
+    architecture_named,
+    build_model,
+    example_input,
+    load_weights,
+    read_bundle_source,
+    read_weights_file,
+    resolve_device,
+)
+from models.loss_spec import Boundary
 from norm import ConversionReport, convert_batchnorm
 from norm.other_normalizations import PER_IMAGE_KINDS
 from training.batches import count_steps, planned_counts
 from training.config import CropResolution, RunConfig
+from training.detection import DetectionTask, DetectorLoss
+from training.detection_preparation import check_task, settle_detector
 from training.errors import ConfigError
 from training.events import EventLog
-from training.resizing import ResizedLabels, count_label_fates, resize_frame
+from training.resizing import ResizedLabels, resize_frame, tell_resizing
+from training.segmentation import SegmentationTask
+from training.task import Task
 
 # Mean, deviation and foreground rate are means over millions of pixels a frame; more frames than
 # these change them little and cost minutes on a large set.
@@ -41,7 +59,12 @@ class Measurements:
 
 @dataclass
 class Prepared:
-    """Everything a run needs before its first step."""
+    """Everything a run needs before its first step.
+
+    Attributes:
+        model: The configuration's, with what is derived from the training frames.
+        task: How its network is trained.
+    """
 
     manifest: Manifest
     train: FrameDataset
@@ -49,11 +72,14 @@ class Prepared:
     test: FrameDataset
     measurements: Measurements
     preprocessing: Preprocessing
+    model: ModelSpec
     network: nn.Module
-    loss: SegmentationLoss
+    loss: SegmentationLoss | DetectorLoss
+    task: Task
     conversion: ConversionReport
     device: torch.device
     precision: torch.dtype
+    weights: WeightsReport | None = None
     resized_labels: ResizedLabels | None = None
 
 
@@ -72,6 +98,7 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         manifest = Manifest.read(config.data.manifest)
     except DataError as error:
         raise ConfigError(error.code, error.detail, hint=error.hint) from error
+    check_task(manifest, config.model)
     bit_depth = _check_trainable(manifest, config)
     device = _device_of(config)
     measurements = measure(_whole_frames(manifest, config, "train", cache), config.resize_factor)
@@ -83,7 +110,10 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         augmentation=config.augmentation,
         crop=_crop_of(config),
         cache=cache,
+        boxes=_boxes_of(config),
     )
+    is_detector = config.model.task == "detection"
+    model = settle_detector(config, manifest, train, events) if is_detector else config.model
     preprocessing = Preprocessing(
         in_channels=1 if len(measurements.mean) == 1 else 3,
         bit_depth=bit_depth,
@@ -93,14 +123,16 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         bayer=manifest.bayer,
         resize_factor=config.resize_factor,
     )
-    network, conversion = _build_network(config, manifest, train, measurements)
+    network, weights, conversion = _build_network(config, model, manifest, train, measurements)
+    _tell_weights(weights, events)
     for left in conversion.left:
         # A normalization of each image by itself has nothing to gain from another kind.
         if left.kind not in PER_IMAGE_KINDS:
             events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
     _warn_of_conversions(manifest, preprocessing.in_channels, events)
     _tell_sampling(train, config, events)
-    resized_labels = _count_resized_labels(manifest, train, config, events)
+    resized_labels = tell_resizing(train.items, manifest.classes, config, events)
+    precision = _precision_of(config, device)
     return Prepared(
         manifest=manifest,
         train=train,
@@ -108,42 +140,109 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         test=_whole_frames(manifest, config, "test", cache),
         measurements=measurements,
         preprocessing=preprocessing,
+        model=model,
         network=network.to(device),
-        loss=SegmentationLoss(torch.tensor(measurements.foreground_rate)).to(device),
+        loss=_loss_of(config, model, measurements).to(device),
+        task=_task_of(config, model, manifest, preprocessing, device),
         conversion=conversion,
         device=device,
-        precision=_precision_of(config, device),
+        precision=precision,
+        weights=weights,
         resized_labels=resized_labels,
     )
+
+
+def _loss_of(
+    config: RunConfig, model: ModelSpec, measurements: Measurements
+) -> SegmentationLoss | DetectorLoss:
+    if model.task == "detection":
+        return DetectorLoss()
+    return SegmentationLoss(torch.tensor(measurements.foreground_rate), config.loss)
+
+
+def _task_of(
+    config: RunConfig,
+    model: ModelSpec,
+    manifest: Manifest,
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> Task:
+    if model.task == "detection":
+        return DetectionTask(model, preprocessing, manifest.classes, device)
+    reach_px = config.loss.reach_px if isinstance(config.loss, Boundary) else None
+    return SegmentationTask(preprocessing, manifest.classes, device, reach_px)
 
 
 def _whole_frames(
     manifest: Manifest, config: RunConfig, split: SplitName, cache: FrameCache | None
 ) -> FrameDataset:
-    return FrameDataset(manifest, config.data.root, split, seed=config.seed, cache=cache)
+    return FrameDataset(
+        manifest,
+        config.data.root,
+        split,
+        seed=config.seed,
+        cache=cache,
+        boxes=_boxes_of(config),
+    )
+
+
+def _boxes_of(config: RunConfig) -> BoxSpec | None:
+    return BoxSpec() if config.model.task == "detection" else None
 
 
 def _build_network(
-    config: RunConfig, manifest: Manifest, train: FrameDataset, measurements: Measurements
-) -> tuple[nn.Module, ConversionReport]:
-    """Build the network from the run's seed and convert its normalization."""
+    config: RunConfig,
+    model: ModelSpec,
+    manifest: Manifest,
+    train: FrameDataset,
+    measurements: Measurements,
+) -> tuple[nn.Module, WeightsReport | None, ConversionReport]:
+    """Build the network from the run's seed, give it its start, and convert its normalization."""
     torch.manual_seed(config.seed)
     channels = len(measurements.mean)
-    network = build_segmentation_model(
-        config.model,
+    network = build_model(
+        model,
         class_count=len(manifest.classes),
         in_channels=channels,
         foreground_rate=measurements.foreground_rate,
-    ).to(memory_format=torch.channels_last)
+    )
+    weights = _start_from(config, network, manifest.classes)
+    network = network.to(memory_format=torch.channels_last)
     norm = config.norm_in_force
     assert norm.kind != "auto"  # `norm_in_force` has chosen.
     options = dict(norm.options)
     if norm.kind == "brn":
         # Batch Renormalization's schedule is scaled to the job's length.
         _, options["total_steps"] = count_steps(train.items, config)
-    side_px = 2 * config.model.stride_px
-    example = torch.zeros(2, channels, side_px, side_px)
-    return convert_batchnorm(network, example, kind=norm.kind, **options)
+    example = example_input(model, channels, count=2)
+    network, conversion = convert_batchnorm(network, example, kind=norm.kind, **options)
+    return network, weights, conversion
+
+
+def _start_from(
+    config: RunConfig, network: nn.Module, classes: Sequence[str]
+) -> WeightsReport | None:
+    if config.weights is None:
+        return None
+    if config.weights.bundle is not None:
+        source = read_bundle_source(config.weights.bundle)
+    else:
+        assert config.weights.file is not None  # The configuration has seen to it.
+        source = read_weights_file(config.weights.file)
+    architecture = architecture_named(config.model.architecture)
+    return load_weights(network, architecture, source, classes)
+
+
+def _tell_weights(weights: WeightsReport | None, events: EventLog) -> None:
+    if weights is None:
+        return
+    events.write("weights", source=weights.source, detail=weights.summary())
+    by_remark: dict[str, list[str]] = {}
+    for name, remark in (weights.converted | weights.random).items():
+        by_remark.setdefault(remark, []).append(name)
+    for remark, names in by_remark.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        events.warning("weights_not_as_they_are", f"{names[0]}{more}: {remark}")
 
 
 def measure(dataset: FrameDataset, resize_factor: float = 1.0) -> Measurements:
@@ -192,6 +291,12 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> Literal[8, 16]:
             "no_defects",
             "no training frame shows a defect",
             hint="label defects, or make a version whose training split holds some",
+        )
+    if config.resize_factor != 1 and config.model.task == "detection":
+        raise ConfigError(
+            "detector_resized",
+            "frames are resized for segmentation alone; a detector's boxes are of native pixels",
+            hint="use resolution mode native or crop",
         )
     depths = {item.bit_depth for item in manifest.items}
     if len(depths) > 1:
@@ -268,31 +373,6 @@ def _tell_sampling(train: FrameDataset, config: RunConfig, events: EventLog) -> 
             f"a defect_rate of {wanted} is asked for, and there is no good training frame to keep "
             "it with: every frame shows a defect; add good frames or train on crops",
         )
-
-
-def _count_resized_labels(
-    manifest: Manifest, train: FrameDataset, config: RunConfig, events: EventLog
-) -> ResizedLabels | None:
-    """Say that frames are resized and what that does to the labels; None at native size."""
-    factor = config.resize_factor
-    if factor == 1:
-        return None
-    events.warning(
-        "frames_resized",
-        f"frames are resized by {factor:g} for the network, as resolution.mode asks; the model is "
-        "judged on native frames and says so with each answer",
-    )
-    counted = count_label_fates(train.items, config.data.root, manifest.classes, factor)
-    events.write("resizing", **counted.as_dict())
-    for name, fate in counted.by_class.items():
-        if fate.vanished:
-            events.warning(
-                "labels_vanish",
-                f"{name}: {fate.vanished} of {fate.labelled} labelled defects vanish beside "
-                f"others when resized by {factor:g} (in {counted.frames_counted} of "
-                f"{counted.frames_defective} defective training frames)",
-            )
-    return counted
 
 
 def _precision_of(config: RunConfig, device: torch.device) -> torch.dtype:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from data import Frame, Item, rasterize
 from models import resize_pixels, resized_size
+from training.config import RunConfig
+from training.events import EventLog
 
 # OpenCV sums areas in float32.
 _HALF = 0.5 - 1e-4
@@ -163,3 +165,28 @@ def count_label_fates(
             plane = np.ascontiguousarray(mask[:, :, index])
             by_class[name] += label_fate(plane, np.ascontiguousarray(resized[:, :, index]))
     return ResizedLabels(factor, len(places), len(defective), by_class)
+
+
+def tell_resizing(
+    items: Sequence[Item], classes: tuple[str, ...], config: RunConfig, events: EventLog
+) -> ResizedLabels | None:
+    """Say that frames are resized and what that does to the labels; None at native size."""
+    factor = config.resize_factor
+    if factor == 1:
+        return None
+    events.warning(
+        "frames_resized",
+        f"frames are resized by {factor:g} for the network, as resolution.mode asks; the model is "
+        "judged on native frames and says so with each answer",
+    )
+    counted = count_label_fates(items, config.data.root, classes, factor)
+    events.write("resizing", **counted.as_dict())
+    for name, fate in counted.by_class.items():
+        if fate.vanished:
+            events.warning(
+                "labels_vanish",
+                f"{name}: {fate.vanished} of {fate.labelled} labelled defects vanish beside "
+                f"others when resized by {factor:g} (in {counted.frames_counted} of "
+                f"{counted.frames_defective} defective training frames)",
+            )
+    return counted

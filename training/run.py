@@ -5,18 +5,15 @@ import logging
 import os
 import platform
 import shutil
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from data import DataError, FrameDataset
+from data import DataError
 from models import (
     Bundle,
     BundleInfo,
-    FrozenModel,
     ModelsError,
     OperatingPoint,
     build_network,
@@ -25,19 +22,17 @@ from models import (
     write_bundle,
 )
 from norm import NormError
-from training.baselines import trivial_baselines
 from training.batches import planned_counts
 from training.checkpoint import load_latest_checkpoint
 from training.config import RunConfig, read_config
-from training.errors import ParityError, RunLockedError, TrainingError
-from training.eval_forward import EvalForward
-from training.evaluation import Frames, choose_operating_point, judge, whole_frames
+from training.errors import RunLockedError, TrainingError
 from training.events import EventLog, read_events
-from training.frame_outcomes import OutcomeRecorder, defects_found
+from training.frame_outcomes import defects_found, write_outcomes
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
+from training.judging import judge_detector, judge_segmentation
 from training.loop import TrainingLoop
 from training.loop_state import LoopState
-from training.performance import TimedModel, peak_memory, training_speed
+from training.performance import peak_memory, training_speed
 from training.preparation import Prepared, prepare
 from training.progress import Progress
 from training.report.page import write_page
@@ -50,7 +45,6 @@ logger = logging.getLogger(__name__)
 # of this, and every report states the difference.  On a GPU, TensorFloat-32 convolutions round to
 # ten bits.
 PARITY_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
-PARITY_FRAMES = 3
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -149,10 +143,10 @@ def _finish(
     events: EventLog,
 ) -> dict[str, Any]:
     """Freeze, choose the operating point, write the bundle and judge what was written."""
-    classes = tuple(prepared.manifest.classes)
     info = BundleInfo(
-        classes=classes,
-        model=config.model,
+        task=prepared.model.task,
+        classes=prepared.manifest.classes,
+        model=prepared.model,
         norm=config.norm_in_force,
         preprocessing=prepared.preprocessing,
         operating_point=OperatingPoint(classes={}),
@@ -163,38 +157,28 @@ def _finish(
     )
     network = build_network(info)
     network.load_state_dict(loop.state.best_weights)
-    frozen = FrozenModel(Bundle(info=info, network=network.eval()), str(prepared.device))
-    parity = check_parity(prepared, frozen)
-    point = choose_operating_point(frozen, _frames_of(prepared.calibration), classes)
-    for name, chosen in point.classes.items():
+    bundle = Bundle(info=info, network=network.eval())
+    judge = judge_detector if prepared.model.task == "detection" else judge_segmentation
+    judged = judge(prepared, bundle, PARITY_TOLERANCE[prepared.device.type], run.gallery)
+    for name, chosen in judged.point.classes.items():
         if chosen.basis == "default":
             events.warning("threshold_not_supported", f"{name}: {chosen.reason}")
-    info = info.model_copy(update={"operating_point": point})
-    timed = TimedModel(frozen)
-    recorder = OutcomeRecorder(classes, point, prepared.test.items)
-    judgement = judge(
-        timed,
-        _frames_of(prepared.test)(),
-        classes,
-        point,
-        parts=parts_of(prepared.test),
-        tell=recorder.add,
-    )
-    recorder.write(run.test_frames)
-    metrics = judgement.metrics()
+    if judged.outcomes is not None:
+        write_outcomes(run.test_frames, judged.outcomes)
+    metrics = judged.metrics
     for lacking in unsupported_figures(metrics):
         events.warning("test_frames_lack", lacking)
-    info = info.model_copy(update={"metrics": metrics})
-    write_bundle(run.bundle, info, loop.state.best_weights)
+    update = {"operating_point": judged.point, "metrics": metrics}
+    write_bundle(run.bundle, info.model_copy(update=update), loop.state.best_weights)
     load_bundle(run.bundle)
-    baselines = trivial_baselines(_frames_of(prepared.calibration)(), _frames_of(prepared.test)())
     return {
+        "task": info.task,
         "metrics": metrics,
-        "evaluation": {**judgement.details(), "gallery": judgement.gallery.write(run.gallery)},
+        "evaluation": judged.details,
         "statements": statements(metrics),
         "unsupported": unsupported_figures(metrics),
-        "baselines": baselines,
-        "operating_point": point.model_dump(mode="json"),
+        "baselines": judged.baselines,
+        "operating_point": judged.point.model_dump(mode="json"),
         "dataset": {
             "digest": prepared.manifest.digest,
             "splits": {
@@ -202,19 +186,20 @@ def _finish(
                 for name, split in prepared.manifest.statistics().splits.items()
             },
         },
-        "model": config.model.model_dump(mode="json"),
-        "parity": parity,
+        "model": info.model.model_dump(mode="json"),
+        "parity": judged.parity,
         "norm": {
             "asked": config.norm.kind,
             "spec": config.norm_in_force.model_dump(exclude_none=True),
             **prepared.conversion.as_dict(),
         },
-        "folding": frozen.fold_report.as_dict(),
+        "weights": prepared.weights.as_dict() if prepared.weights else None,
+        "folding": judged.folding.as_dict(),
         "training": _training_summary(loop),
-        "defects_found": defects_found(recorder.outcomes),
+        "defects_found": None if judged.outcomes is None else defects_found(judged.outcomes),
         "performance": {
             "training": training_speed(config, loop.state),
-            "prediction": timed.summary(),
+            "prediction": judged.prediction,
             "memory": peak_memory(prepared.device, resumed=_has_resumed(run)),
         },
         "measurements": vars(prepared.measurements),
@@ -222,41 +207,8 @@ def _finish(
     }
 
 
-def check_parity(prepared: Prepared, frozen: FrozenModel) -> dict[str, Any]:
-    """Compare the frozen model with the training-side eval forward on calibration frames.
-
-    Raises:
-        ParityError: If a probability differs by more than the stated tolerance.
-    """
-    forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
-    tolerance = PARITY_TOLERANCE[prepared.device.type]
-    count = min(PARITY_FRAMES, len(prepared.calibration))
-    difference = 0.0
-    for frame in islice(whole_frames(prepared.calibration), count):
-        trained = forward.probabilities(frame.pixels)
-        served = frozen.probabilities(frame.pixels)
-        difference = max(difference, float(np.abs(trained - served).max()))
-    if not difference <= tolerance:
-        raise ParityError(
-            "parity_failed",
-            f"the frozen model's probabilities differ by {difference:.2e} from the trained "
-            f"network's, the tolerance is {tolerance:.0e}",
-            hint="report it with the run's directory; the model must not be served",
-        )
-    return {"max_difference": difference, "tolerance": tolerance, "frames": count}
-
-
 def _has_resumed(run: RunDirectory) -> bool:
     return any(event.get("resumed_from_step") for event in read_events(run.events))
-
-
-def parts_of(dataset: FrameDataset) -> dict[str, str]:
-    """Return the part, lot or specimen of each frame by its name."""
-    return {item.name: item.group for item in dataset.items if item.group is not None}
-
-
-def _frames_of(dataset: FrameDataset) -> Frames:
-    return lambda: whole_frames(dataset)
 
 
 def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
@@ -269,7 +221,7 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "ended_by": state.ended_by,
         "rewinds": state.rewinds,
         "best_epoch": state.best_epoch,
-        "calibration_dice": state.best_dice,
+        f"calibration_{loop.prepared.task.score_name}": state.best_score,
         "sampling": sampling_summary(loop.config, loop.prepared, state),
         "padded_pixel_share": state.padded_pixels / max(state.seen_pixels, 1),
         "resolution": loop.config.resolution.model_dump(),

@@ -14,15 +14,17 @@ def outcome_of(run_dir: Path, task: Task) -> dict[str, Any]:
     report = json.loads((run_dir / "report.json").read_text())
     events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
     performance = report["performance"]
+    main = "ap50" if task == "detection" else "dice"
+    prediction = performance["prediction"] or {"frames_per_s": None}
     return {
         "scores": scores_of(report, task),
-        "best_trivial_dice": max(scores["dice"] or 0.0 for scores in report["baselines"].values()),
+        "best_trivial": max(scores[main] or 0.0 for scores in report["baselines"].values()),
         "test_frames": report["metrics"]["frames"],
         "steps": report["training"]["steps"],
         "megapixels": performance["training"]["megapixels"],
         "training_s": performance["training"]["seconds"],
         "total_s": round(spent_s(events), 1),
-        "predicted_frames_per_s": performance["prediction"]["frames_per_s"],
+        "predicted_frames_per_s": prediction["frames_per_s"],
         "peak_bytes": performance["memory"]["peak_bytes"],
         "threads": report["machine"]["threads"],
     }
@@ -32,7 +34,11 @@ def scores_of(report: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Return a report's scores: numbers, or rates with events, n and exact bounds."""
     metrics = report["metrics"]
     if task == "detection":
-        return {"ap50": metrics["ap50"]}
+        return {
+            "ap50": metrics["boxes"]["ap50"],
+            "escape": metrics["escape"],
+            "overkill": metrics["overkill"],
+        }
     return {
         "dice": metrics["pixels"]["any"]["dice"],
         "defects_found": report["defects_found"]["all"],

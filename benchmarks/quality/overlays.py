@@ -15,9 +15,12 @@ _MODEL_COLOUR = (0, 0, 255)
 
 
 def draw_overlays(run_dir: Path, version: FrozenVersion) -> None:
-    """Write the first test frames into ``overlays/`` of a finished run."""
+    """Write the first test frames into ``overlays/`` of a finished run; none of a detector yet."""
+    bundle = load_bundle(run_dir / "bundle")
+    if bundle.info.task == "detection":
+        return
     dataset = FrameDataset(Manifest.read(version.manifest), version.root, "test", seed=0)
-    model = FrozenModel(load_bundle(run_dir / "bundle"))
+    model = FrozenModel(bundle)
     folder = run_dir / "overlays"
     folder.mkdir(exist_ok=True)
     for index in range(min(OVERLAYS, len(dataset))):

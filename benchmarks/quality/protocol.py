@@ -25,6 +25,8 @@ class SetSpec:
         group_pattern: What must not lie on both sides of a split, see `data.SplitSpec`.
         unlabelled: What a frame without a label file is.
         classes: None if the labels name them.
+        numbers_a_part: Where the pattern's second group is a number, so many following ones are of
+            one part.
         twins: Beginnings of the names of frames that show another frame once more; left out.
     """
 
@@ -34,6 +36,7 @@ class SetSpec:
     unlabelled: Literal["reject", "good"] = "reject"
     classes: tuple[str, ...] | None = None
     twins: tuple[str, ...] = ()
+    numbers_a_part: int | None = None
 
 
 SETS: dict[str, SetSpec] = {
@@ -47,12 +50,18 @@ SETS: dict[str, SetSpec] = {
     ),
     # A specimen, or a spindle's position whose wear was photographed again and again.
     "bsdata": SetSpec("bsdata", group_pattern=r"(KGT[^_]+|\d{6}_\d{3})_", unlabelled="good"),
-    "deeppcb": SetSpec("deeppcb", task="detection"),
-    "hripcb": SetSpec("hripcb", task="detection"),
+    # Crops of two boards; a crop of the second comes back four and eight numbers later, never
+    # across a multiple of twelve.
+    "deeppcb": SetSpec(
+        "deeppcb",
+        task="detection",
+        group_pattern=r"(\d{5})(\d{3})_test",
+        numbers_a_part=12,
+    ),
+    # The two digits at the beginning of a name tell the board.
+    "hripcb": SetSpec("hripcb", task="detection", group_pattern=r"/(\d\d)_"),
 }
-# What a detector would be trained as; None as long as the product trains none.  Its score is the
-# report's AP at an overlap of 0.5 (`scores_of` in `benchmarks.quality.outcome`).
-DETECTION_MODEL: dict[str, Any] | None = None
+DETECTOR: dict[str, Any] = {"architecture": "fasterrcnn"}
 
 NORMS = ("bn", "cbn", "brn", "gn")
 # The product's own choice at this batch.
@@ -74,29 +83,28 @@ class Profile:
     Attributes:
         name: Of it.
         megapixels: That the network is shown in training.
-        model: The network's specification.
+        model: The segmentation network's specification.
+        detector: The detector's.
         most_frames: Of each split; None takes all.
     """
 
     name: str
     megapixels: float
     model: dict[str, Any]
+    detector: dict[str, Any]
     most_frames: int | None = None
 
     def model_for(self, task: Task) -> dict[str, Any]:
-        """Return the network for a task.
-
-        Raises:
-            LookupError: There is none for detection yet.
-        """
-        if task == "segmentation":
-            return self.model
-        if DETECTION_MODEL is None:
-            raise LookupError("no detection model is trained yet")
-        return DETECTION_MODEL
+        """Return the network for a task."""
+        return self.model if task == "segmentation" else self.detector
 
 
-FULL = Profile("full", megapixels=120, model={"encoder": "resnet18"})
+FULL = Profile(
+    "full",
+    megapixels=120,
+    model={"encoder": "resnet18"},
+    detector={**DETECTOR, "encoder": "resnet18"},
+)
 QUICK = Profile(
     "quick",
     megapixels=4,
@@ -104,6 +112,11 @@ QUICK = Profile(
         "encoder": "mobilenet_v3_small",
         "encoder_depth": 4,
         "decoder_channels": [32, 16, 8, 8],
+    },
+    detector={
+        **DETECTOR,
+        "encoder": "mobilenet_v3_small",
+        "detection": {"pyramid_channels": 32},
     },
     most_frames=4,
 )
@@ -148,24 +161,14 @@ class Run:
 def plan_cells(sets: Sequence[str], norms: Sequence[str]) -> list[Cell]:
     """Return every normalization on native crops, and smaller frames under the product's own.
 
-    Sets of a task that the product trains no model for are left out, see `left_out`.
+    A detector is not trained on smaller frames.
     """
     cells = []
     for name in sets:
-        if name in left_out(sets):
-            continue
         cells += [Cell(name, norm, "crops") for norm in norms]
-        if RESOLUTION_NORM in norms:
+        if RESOLUTION_NORM in norms and SETS[name].task == "segmentation":
             cells += [Cell(name, RESOLUTION_NORM, "half"), Cell(name, RESOLUTION_NORM, "quarter")]
     return cells
-
-
-def left_out(sets: Sequence[str]) -> dict[str, str]:
-    """Return the sets that can't be run, and why."""
-    if DETECTION_MODEL is not None:
-        return {}
-    reason = "its labels are boxes, and no detection model is trained yet"
-    return {name: reason for name in sets if SETS[name].task == "detection"}
 
 
 def run_config(

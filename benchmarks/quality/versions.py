@@ -1,10 +1,12 @@
 """Freezes a version of a real set as the product would, and reads the files where they lie."""
 
+import dataclasses
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.quality.protocol import SETS, SPLIT_SEED
+from benchmarks.quality.protocol import SETS, SPLIT_SEED, SetSpec
 from data import Item, Manifest, SplitSpec, assign_splits, import_folder
 
 
@@ -49,7 +51,7 @@ def freeze(set_name: str, datasets: Path, out: Path, most_frames: int | None) ->
     if found.problems:
         raise MissingDatasetError(f"{root}: {len(found.problems)} problems: {found.problems[0]}")
     items = [item for item in found.items if not Path(item.name).name.startswith(spec.twins)]
-    split = assign_splits(items, SplitSpec(seed=SPLIT_SEED, group_pattern=spec.group_pattern))
+    split = _split(items, spec)
     kept = _first_of_each_split(split, most_frames)
     manifest = Manifest("segmentation", tuple(found.classes), kept, split_seed=SPLIT_SEED)
     out.mkdir(parents=True, exist_ok=True)
@@ -57,6 +59,19 @@ def freeze(set_name: str, datasets: Path, out: Path, most_frames: int | None) ->
     manifest.write(path)
     areas = [item.width * item.height for item in kept if item.split == "train"]
     return FrozenVersion(path, root, sum(areas) / len(areas))
+
+
+def _split(items: list[Item], spec: SetSpec) -> tuple[Item, ...]:
+    """Split by part; parts that are stretches of numbers are named in front of the frames."""
+    if spec.numbers_a_part is None:
+        return assign_splits(items, SplitSpec(seed=SPLIT_SEED, group_pattern=spec.group_pattern))
+    named = []
+    for item in items:
+        found = re.search(spec.group_pattern or "", item.name)
+        assert found is not None
+        part = f"{found[1]}-{int(found[2]) // spec.numbers_a_part}"
+        named.append(dataclasses.replace(item, name=f"part {part}/{item.name}"))
+    return assign_splits(named, SplitSpec(seed=SPLIT_SEED, group_pattern=r"^part ([^/]+)/"))
 
 
 def _first_of_each_split(items: tuple[Item, ...], most: int | None) -> tuple[Item, ...]:

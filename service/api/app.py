@@ -23,6 +23,7 @@ from service.api import (
     reports,
     version_health,
     versions,
+    weights,
 )
 from service.api.archive_pieces import ArchivePieces
 from service.api.request_id import RequestIdMiddleware
@@ -76,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         comparisons.router,
         models.router,
         reports.router,
+        weights.router,
         deployments.router,
         predict.router,
         health.router,

@@ -159,6 +159,14 @@ def _budget(spec: ComparisonSpec, showings: int, *, is_tiled: bool) -> Budget:
 
 
 def _check_job(spec: ComparisonSpec) -> None:
+    if spec.job.model.task == "detection":
+        raise InvalidRequest(
+            "comparison_of_detectors",
+            "resolutions are compared for segmentation alone; a detector is not trained on "
+            "resized frames",
+            where="/job/model/architecture",
+            hint="name a segmentation architecture, or compare jobs by hand",
+        )
     if spec.job.resolution != NativeResolution():
         raise InvalidRequest(
             "resolution_is_the_arms",

@@ -11,10 +11,8 @@ from benchmarks.quality.protocol import (
     FULL,
     NORMS,
     QUICK,
-    SETS,
     Cell,
     Run,
-    left_out,
     plan_cells,
     run_config,
 )
@@ -42,7 +40,7 @@ def outcome(dice: float, minutes: float = 10.0) -> dict[str, Any]:
             "escape": rate(1, 9),
             "overkill": rate(0, 0),
         },
-        "best_trivial_dice": 0.1,
+        "best_trivial": 0.1,
         "test_frames": 9,
         "steps": 300,
         "total_s": 60 * minutes,
@@ -63,9 +61,14 @@ def test_every_run_is_one_the_product_takes_and_shows_the_same_megapixels(cell: 
     assert FULL.megapixels <= shown < FULL.megapixels + 2 * seen_px / 1e6
 
 
-def test_sets_of_boxes_wait_for_a_detector_and_say_so() -> None:
-    assert {cell.set_name for cell in plan_cells(list(SETS), NORMS)} == {"weld_seg", "bsdata"}
-    assert set(left_out(list(SETS))) == {"deeppcb", "hripcb"}
+def test_a_detector_is_trained_on_sets_of_boxes_and_at_native_size_alone() -> None:
+    cells = plan_cells(["deeppcb", "hripcb"], NORMS)
+    assert {cell.resolution for cell in cells} == {"crops"}
+    for profile in (FULL, QUICK):
+        config = run_config(
+            Run(cells[0], 0), profile, mean_frame_area_px=1e6, manifest="/m.jsonl", root="/"
+        )
+        assert RunConfig.model_validate(config).model.task == "detection"
 
 
 def test_a_finished_run_is_kept_and_one_of_another_protocol_is_refused(tmp_path: Path) -> None:
@@ -83,7 +86,7 @@ def test_the_page_gives_mean_and_spread_each_runs_interval_and_what_is_missing(
     tmp_path: Path,
 ) -> None:
     results = QualityResults(tmp_path / "quality.json", FULL)
-    results.open(MACHINE, "command", left_out(list(SETS)))
+    results.open(MACHINE, "command", {})
     for seed, dice in enumerate((0.2, 0.3, 0.4)):
         results.add(Run(BN, seed), outcome(dice), MACHINE)
     page = report(results.runs(), results.read(), FULL)
@@ -93,7 +96,7 @@ def test_the_page_gives_mean_and_spread_each_runs_interval_and_what_is_missing(
     assert "- weld_seg, cbn, crops: seeds 0, 1, 2." in page
     assert "- weld_seg, bn, crops" not in page
     assert "- bsdata: everything." in page
-    assert "- deeppcb: its labels are boxes" in page
+    assert "- deeppcb: everything." in page
 
 
 def test_the_rest_is_estimated_by_the_finished_runs_most_like_it() -> None:
@@ -141,7 +144,7 @@ def test_a_run_that_was_stopped_overnight_took_the_time_that_it_worked(tmp_path:
     }
     (tmp_path / "report.json").write_text(json.dumps(ended))
     noted = outcome_of(tmp_path, "segmentation")
-    assert (noted["total_s"], noted["best_trivial_dice"]) == (480, 0.2)
+    assert (noted["total_s"], noted["best_trivial"]) == (480, 0.2)
     assert noted["scores"]["small_defects_found"] == rate(0, 1)
 
 

@@ -114,6 +114,7 @@ def test_a_model_of_resized_frames_answers_at_the_frames_own_size_and_says_so(
     model = FrozenModel(Bundle(info=info, network=bundle.network), "cpu")
     pixels = frame(*size)
     inspection = model.inspect(pixels)
+    assert inspection.probabilities is not None
     assert inspection.probabilities.shape == (1, *size)
     assert any("frame resized" in note for note in inspection.notes)
     # The same network on a frame that was resized by hand, then back by OpenCV's half-pixel rule.

@@ -17,6 +17,7 @@ from training.batches import (
     plan_epoch,
     plan_steps,
     split_evenly,
+    with_distances,
 )
 from training.config import CropResolution, DataSection, NativeResolution, RunConfig
 
@@ -165,3 +166,19 @@ def test_a_split_into_more_parts_than_there_are_things_leaves_the_last_parts_emp
     lengths = [len(part) for part in split]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] - lengths[-1] <= 1
+
+
+def test_distance_maps_end_where_the_frame_does() -> None:
+    preprocessing = Preprocessing(in_channels=1, bit_depth=8, mean=(0.0,), std=(1.0,), stride_px=16)
+    mask = np.zeros((20, 16, 1), np.uint8)
+    # Its corner is the frame's, where no outline is.
+    mask[15:, :5] = 1
+    small = Frame("small", np.zeros((20, 16, 1), np.uint8), mask)
+    large = Frame("large", np.zeros((32, 32, 1), np.uint8), np.zeros((32, 32, 1), np.uint8))
+    maps = with_distances(collate([small, large], preprocessing), reach_px=8.0).distances
+    assert maps is not None
+    assert maps[0, 0, 19, 0] == -4 / 8
+    assert maps[0, 0, 12, 0] == 3 / 8
+    assert not maps[0, :, 20:].any()
+    assert not maps[0, :, :, 16:].any()
+    assert bool((maps[1] == 1).all())

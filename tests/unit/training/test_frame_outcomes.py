@@ -16,6 +16,7 @@ from training.frame_outcomes import (
     FrameOutcome,
     OutcomeRecorder,
     defects_found,
+    write_outcomes,
 )
 
 CLASSES = ("scratch", "pit")
@@ -51,7 +52,7 @@ def test_each_frame_is_noted_as_the_evaluation_counts_it(tmp_path: Path) -> None
     recorder = OutcomeRecorder(CLASSES, POINT, [item("a.png", "part 1"), item("b.png", None)])
     metrics = evaluate(Painted(), [found, missed, good], CLASSES, POINT, recorder.add)
 
-    recorder.write(tmp_path / "test_frames.jsonl")
+    write_outcomes(tmp_path / "test_frames.jsonl", recorder.outcomes)
     first, second, third = [
         json.loads(line) for line in (tmp_path / "test_frames.jsonl").read_text().splitlines()
     ]

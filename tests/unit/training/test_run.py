@@ -120,6 +120,8 @@ def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
         "sampling": {"defect_rate": 0.6},
         "augmentation": {"rotation_deg": 5, "gradient": 0.2, "blur_px": 1, "paste_rate": 0.3},
         "ema": {"decay": 0.9},
+        # Its weight follows the step, also after a kill.
+        "loss": {"kind": "boundary", "reach_px": 8},
     }
     root = {"manifest": str(frames / "manifest.jsonl"), "root": str(frames)}
     alone = {**root, "workers": 0, "cache": {"max_bytes": 0}}

@@ -74,6 +74,11 @@ def test_a_tile_that_nobody_named_is_trainable_and_smaller_than_a_frame(
             "/job/resolution",
         ),
         (
+            {"job": {"model": {"architecture": "fasterrcnn"}}},
+            "comparison_of_detectors",
+            "/job/model/architecture",
+        ),
+        (
             {"job": {"early_stopping": {"patience_epochs": 3}}},
             "budget_not_equal",
             "/job/early_stopping",

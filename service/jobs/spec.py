@@ -176,8 +176,15 @@ class JobSpec(_Spec):
     weights: StartWeights | None = None
 
     @model_validator(mode="after")
-    def _check_loss(self) -> Self:
-        if self.model.task == "detection" and self.loss != CrossEntropyDice():
+    def _check_detector(self) -> Self:
+        if self.model.task != "detection":
+            return self
+        if self.resolution.mode not in ("native", "crop"):
+            raise ValueError(
+                f"resolution {self.resolution.mode!r} is for segmentation; a detector takes native "
+                "or crop"
+            )
+        if self.loss != CrossEntropyDice():
             raise ValueError(
                 f"loss {self.loss.kind!r} is for pixels, {self.model.architecture} has losses of "
                 "its own; leave loss out"

@@ -37,3 +37,12 @@ class ParityError(TrainingError):
 
 class RunLockedError(TrainingError):
     """Another process is at work in the run's directory."""
+
+
+def diverged(what: str, where: str) -> DivergedError:
+    """Return the error for a loss, a gradient or probabilities that are no numbers."""
+    return DivergedError(
+        f"{what}_not_finite",
+        f"the {what} came out as infinite or no number {where}",
+        hint="use a lower optimizer.learning_rate or precision float32",
+    )

@@ -30,10 +30,12 @@ from training.batches import planned_counts
 from training.checkpoint import load_latest_checkpoint
 from training.config import RunConfig, read_config
 from training.errors import ParityError, RunLockedError, TrainingError
+from training.eval_forward import EvalForward
 from training.evaluation import Frames, choose_operating_point, evaluate, whole_frames
 from training.events import EventLog
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
-from training.loop import EvalForward, LoopState, TrainingLoop
+from training.loop import TrainingLoop
+from training.loop_state import LoopState
 from training.preparation import Prepared, prepare
 from training.progress import Progress
 from training.run_directory import RunDirectory

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from training.checkpoint import load_latest_checkpoint
 from training.config import read_config
+from training.eval_forward import EvalForward
 from training.events import EventLog
-from training.loop import EvalForward, TrainingLoop
+from training.loop import TrainingLoop
 from training.preparation import prepare
 from training.run_directory import RunDirectory
 

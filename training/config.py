@@ -108,6 +108,28 @@ class EarlyStopping(_Section):
     patience_epochs: Positive = 8
 
 
+Rung = Literal[
+    "bfloat16", "activation_checkpointing", "accumulation", "sampled_slopes", "crops"
+]
+
+
+class MemorySection(_Section):
+    """What the run may take, and what it may give up to fit.
+
+    Attributes:
+        limit_bytes: Peak memory; None is what the device has free.
+        ladder: Steps down that a run may take, in this order, when it does not fit; none refuses
+            it instead.  Those that change what is learned (``bfloat16``, ``crops``) are taken only
+            if they are named.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping
+            them; it changes no result.
+    """
+
+    limit_bytes: Annotated[int, Field(gt=0)] | None = None
+    ladder: tuple[Rung, ...] = ("activation_checkpointing", "accumulation", "sampled_slopes")
+    activation_checkpointing: bool = False
+
+
 class RunConfig(_Section):
     """Everything that decides what a run computes, see ``docs/training.md``."""
 
@@ -128,6 +150,8 @@ class RunConfig(_Section):
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
+    memory: MemorySection = MemorySection()
+    dry_run: bool = False
 
     @property
     def norm_in_force(self) -> NormSpec:

@@ -22,6 +22,7 @@ from training.eval_forward import EvalForward
 from training.evaluation import score_histograms, whole_frames
 from training.events import EventLog
 from training.loop_state import LoopState, checkpoint_content, restore_checkpoint
+from training.memory.step_in_flight import step_in_flight
 from training.optimizer_step import take_step
 from training.preparation import Prepared
 from training.progress import Progress
@@ -163,13 +164,14 @@ class TrainingLoop:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        result = take_step(
-            self.prepared,
-            batch,
-            self.optimizer,
-            max_gradient_norm=section.max_gradient_norm,
-            step=state.step + 1,
-        )
+        with step_in_flight(self.run.step_in_flight, state.step + 1):
+            result = take_step(
+                self.prepared,
+                batch,
+                self.optimizer,
+                max_gradient_norm=section.max_gradient_norm,
+                step=state.step + 1,
+            )
         state.step += 1
         self._tick()
         state.seen_pixels += batch.valid.numel()

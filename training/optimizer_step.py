@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from training.batches import Batch
 from training.errors import diverged
+from training.memory.checkpointing import checkpointed
 from training.preparation import Prepared
 
 
@@ -30,11 +31,12 @@ def batch_loss(prepared: Prepared, batch: Batch) -> Tensor:
     Whatever else a network is to learn, its loss is computed here.
     """
     images = batch.images.to(prepared.device, memory_format=torch.channels_last)
-    with torch.autocast(
+    autocast = torch.autocast(
         prepared.device.type,
         dtype=torch.bfloat16,
         enabled=prepared.precision == torch.bfloat16,
-    ):
+    )
+    with autocast, checkpointed(prepared.network, prepared.recomputed):
         logits = prepared.network(images)
     targets, valid = batch.targets.to(prepared.device), batch.valid.to(prepared.device)
     loss: Tensor = prepared.loss(logits, targets, valid)

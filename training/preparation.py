@@ -1,5 +1,6 @@
 """Before the first step: check the data, measure it, build and convert the network."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,10 +16,14 @@ from training.batches import count_steps, planned_counts
 from training.config import CropResolution, RunConfig
 from training.errors import ConfigError
 from training.events import EventLog
+from training.memory.checkpointing import choose_modules, record_saved_bytes
 
 # Mean, deviation and foreground rate are means over millions of pixels a frame; more frames than
 # these change them little and cost minutes on a large set.
 MEASURED_FRAMES = 64
+# What a module keeps is compared on a frame of so many strides a side, large enough that
+# activations outweigh weights.
+SMALL_FRAME_STRIDES = 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Prepared:
     conversion: ConversionReport
     device: torch.device
     precision: torch.dtype
+    # Modules that are computed again in the backward pass.
+    recomputed: tuple[str, ...] = ()
 
 
 def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None) -> Prepared:
@@ -109,6 +116,7 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         conversion=conversion,
         device=device,
         precision=_precision_of(config, device),
+        recomputed=_recomputed(config, network, preprocessing),
     )
 
 
@@ -139,6 +147,19 @@ def _build_network(
     side_px = 2 * config.model.stride_px
     example = torch.zeros(2, channels, side_px, side_px)
     return convert_batchnorm(network, example, kind=norm.kind, **options)
+
+
+def _recomputed(
+    config: RunConfig, network: nn.Module, preprocessing: Preprocessing
+) -> tuple[str, ...]:
+    """Return the modules that are computed again, found on a copy by running a small frame."""
+    if not config.memory.activation_checkpointing:
+        return ()
+    with torch.random.fork_rng([]):
+        copied = copy.deepcopy(network).cpu().train()
+        side_px = SMALL_FRAME_STRIDES * preprocessing.stride_px
+        images = torch.randn(1, preprocessing.in_channels, side_px, side_px)
+        return choose_modules(record_saved_bytes(copied, lambda: copied(images)))
 
 
 def measure(dataset: FrameDataset) -> Measurements:

@@ -6,12 +6,13 @@ network's own modules.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
@@ -144,7 +145,7 @@ def checkpointed(network: nn.Module, names: tuple[str, ...]) -> Iterator[None]:
     for module in modules:
         # An attribute of the instance hides the class's method, and is gone after the forward pass,
         # so that nobody copies or saves it.
-        module.forward = _again_in_backward(module.forward)
+        module.forward = _again_in_backward(module)
     try:
         yield
     finally:
@@ -152,8 +153,34 @@ def checkpointed(network: nn.Module, names: tuple[str, ...]) -> Iterator[None]:
             del module.forward
 
 
-def _again_in_backward(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _again_in_backward(module: nn.Module) -> Callable[..., Any]:
+    forward = module.forward
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _statistics_at_rest(module)
+
     def run(*arguments: Any, **named: Any) -> Any:
-        return checkpoint(forward, *arguments, use_reentrant=False, **named)
+        return checkpoint(
+            forward, *arguments, use_reentrant=False, context_fn=contexts, **named
+        )
 
     return run
+
+
+@contextmanager
+def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
+    """Let torch's own batch norms normalize as in training and move no running statistics.
+
+    Our own know by themselves when they are computed again (``norm/recomputation.py``).
+    """
+    layers = [layer for layer in module.modules() if type(layer).forward is _BatchNorm.forward]
+    own = [dict(layer.named_buffers(recurse=False)) for layer in layers]
+    for layer, buffers in zip(layers, own, strict=True):
+        for name, buffer in buffers.items():
+            setattr(layer, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for layer, buffers in zip(layers, own, strict=True):
+            for name, buffer in buffers.items():
+                setattr(layer, name, buffer)

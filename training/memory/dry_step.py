@@ -1,0 +1,154 @@
+"""A training step and a look at a whole frame, gone through to count bytes and seconds."""
+
+import copy
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from training.batches import Batch
+from training.config import RunConfig
+from training.memory.fake_tensors import SmallForUnknown, fake_copy
+from training.memory.live_bytes import LiveBytes
+from training.optimizer_step import take_step
+from training.preparation import Prepared
+from training.schedule import build_optimizer
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The size of one forward pass.
+
+    Attributes:
+        frames: Frames or windows.
+        height_px: Padded to the network's stride.
+        width_px: Likewise.
+    """
+
+    frames: int
+    height_px: int
+    width_px: int
+
+    @property
+    def pixels(self) -> int:
+        """Of all frames together."""
+        return self.frames * self.height_px * self.width_px
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """What a training step holds at once.
+
+    Attributes:
+        kept_bytes: From step to step: weights, statistics, windows, gradients, optimizer.
+        peak_bytes: At most within a step, what is kept and the batch included.
+    """
+
+    kept_bytes: int
+    peak_bytes: int
+
+
+def step_bytes(config: RunConfig, prepared: Prepared, shape: BatchShape) -> StepBytes:
+    """Return what a step of the run holds, from tensors without memory; nothing of it changes.
+
+    Operators are counted by what they return: what one allocates and frees within itself is not.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    dry = _without_memory(prepared, mode)
+    with mode:
+        optimizer = build_optimizer(dry.network, config.optimizer)
+        _fill_optimizer(dry.network, optimizer)
+        batch = _zeros(prepared, shape)
+        with LiveBytes() as live, SmallForUnknown():
+            live.watch(_kept_tensors(dry.network, optimizer))
+            kept_bytes = live.live_bytes
+            live.watch((batch.images, batch.targets, batch.valid))
+            _step(config, dry, batch, optimizer)
+    return StepBytes(kept_bytes, live.peak_bytes)
+
+
+def look_bytes(prepared: Prepared, shape: BatchShape) -> int:
+    """Return what the network holds in eval mode on one whole frame, beyond its own tensors."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    network = _without_memory(prepared, mode).network.eval()
+    with mode, torch.no_grad():
+        images = _zeros(prepared, shape).images
+        with LiveBytes() as live, SmallForUnknown():
+            live.watch([images])
+            network(images).float().sigmoid().contiguous()
+    return live.peak_bytes
+
+
+def step_seconds(config: RunConfig, prepared: Prepared, shapes: list[BatchShape]) -> list[float]:
+    """Return the seconds of one real step at each size, on a copy of the network.
+
+    Side effects: libraries load what they need for a step, on the CPU or the GPU, so that what the
+    process holds afterwards is what it will hold beside the tensors. The random state is kept.
+    """
+    devices = [prepared.device] if prepared.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        dry = replace(prepared, network=copy.deepcopy(prepared.network).train())
+        optimizer = build_optimizer(dry.network, config.optimizer)
+        seconds = []
+        for shape in [shapes[0], *shapes]:
+            batch = _zeros(prepared, shape)
+            begin_s = time.perf_counter()
+            # The first one loads libraries and is not counted.
+            _step(config, dry, batch, optimizer)
+            if devices:
+                torch.cuda.synchronize(prepared.device)
+            seconds.append(time.perf_counter() - begin_s)
+    return seconds[1:]
+
+
+def _step(
+    config: RunConfig, prepared: Prepared, batch: Batch, optimizer: torch.optim.Optimizer
+) -> None:
+    limit = config.optimizer.max_gradient_norm
+    take_step(prepared, batch, optimizer, max_gradient_norm=limit, step=1)
+
+
+def _without_memory(prepared: Prepared, mode: FakeTensorMode) -> Prepared:
+    """Return the network and its loss on tensors without memory, which any device could hold."""
+    return replace(
+        prepared,
+        network=fake_copy(prepared.network, mode).train(),
+        loss=fake_copy(prepared.loss, mode),
+        device=_CPU,
+    )
+
+
+def _zeros(prepared: Prepared, shape: BatchShape) -> Batch:
+    frames, height, width = shape.frames, shape.height_px, shape.width_px
+    classes = len(prepared.manifest.classes)
+    # Noise, so that a real step meets no channel without variance.
+    images = torch.randn(frames, prepared.preprocessing.in_channels, height, width)
+    return Batch(
+        images.contiguous(memory_format=torch.channels_last),
+        torch.zeros(frames, classes, height, width, dtype=torch.uint8),
+        torch.ones(frames, 1, height, width, dtype=torch.bool),
+    )
+
+
+def _fill_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Bring gradients and optimizer to the state between two steps."""
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    with SmallForUnknown():
+        optimizer.step()
+
+
+def _kept_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for parameter in network.parameters():
+        yield parameter
+        if parameter.grad is not None:
+            yield parameter.grad
+    yield from network.buffers()
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))

@@ -45,6 +45,7 @@ class BundleInfo(BaseModel):
             them; the metrics are of frames as they came.
         metrics: On the test split.
         libraries: Versions it was trained with.
+        ema_decay: Of the moving average that the weights are; None for weights as a step left them.
         weights_sha256: Digest of the weights' file.
     """
 
@@ -62,6 +63,7 @@ class BundleInfo(BaseModel):
     metrics: dict[str, Any] = {}
     libraries: dict[str, str] = {}
     weights_sha256: str = ""
+    ema_decay: float | None = None
 
 
 @dataclass(frozen=True)

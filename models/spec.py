@@ -100,15 +100,16 @@ class NormSpec(BaseModel):
             raise ValueError("variance 'paper' is for history 'ring': leave one of them out")
         return self
 
-    def for_batch(self, batch_size: int) -> Self:
-        """Return the normalization in force for batches of so many frames.
+    def for_batch(self, images: int) -> Self:
+        """Return the normalization in force for optimizer steps of so many images.
 
-        ``auto`` is ``cbn`` for single frames and ``bn`` from two on, which is what the measured
-        accuracy speaks for (docs/decisions/0012).
+        ``auto`` is ``cbn`` for steps of a single image and ``bn`` from two on, whether they come in
+        one batch, one after the other, or on several devices, which is what the measured accuracy
+        speaks for (docs/decisions/0012).
         """
         if self.kind != "auto":
             return self
-        return self.model_copy(update={"kind": "cbn" if batch_size == 1 else "bn"})
+        return self.model_copy(update={"kind": "cbn" if images == 1 else "bn"})
 
     @property
     def options(self) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Which frames go into which step, and how frames of unequal sizes become one tensor."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +16,12 @@ from models import Preprocessing, frame_to_tensor, pad_to_multiple
 from training.config import CropResolution, NativeResolution, RunConfig
 
 Size = tuple[int, int]
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input.
+    """What the network runs on at once: a step's input, or a part of it.
 
     Attributes:
         images: (N, C, H, W) float32.
@@ -71,6 +74,27 @@ def plan_draws(items: Sequence[Item], config: RunConfig, epoch: int) -> list[tup
     return [tuple(draws[place] for place in batch) for batch in places]
 
 
+def plan_steps(
+    items: Sequence[Item], config: RunConfig, epoch: int
+) -> list[tuple[tuple[Draw, ...], ...]]:
+    """Return the optimizer steps of one epoch, each the micro-batches it learns from.
+
+    An epoch takes as few steps of at most ``accumulation_steps`` micro-batches as it can, and they
+    hold equally many, give or take one: a last step of the few that are left over would move the
+    weights as far as any other, by the noisiest gradient.
+    """
+    batches = plan_draws(items, config, epoch)
+    steps = -(-len(batches) // config.accumulation_steps)
+    return [tuple(step) for step in split_evenly(batches, steps)]
+
+
+def split_evenly(whole: Sequence[Part], parts: int) -> list[Sequence[Part]]:
+    """Cut a sequence into consecutive parts of equal length, the first ones longer by one."""
+    length, longer = divmod(len(whole), parts)
+    ends = [part * length + min(part, longer) for part in range(parts + 1)]
+    return [whole[begin:end] for begin, end in itertools.pairwise(ends)]
+
+
 def planned_counts(items: Sequence[Item], config: RunConfig) -> EpochCounts | None:
     """Return an epoch's showings with and without a defect; None if no share is asked for."""
     rate = config.sampling.defect_rate
@@ -109,8 +133,8 @@ def sizes_seen(items: Sequence[Item], resolution: NativeResolution | CropResolut
 
 
 def count_steps(items: Sequence[Item], config: RunConfig) -> tuple[int, int]:
-    """Return the steps of one epoch and of the whole run, early stopping and minutes aside."""
-    steps_per_epoch = len(plan_draws(items, config, epoch=0))
+    """Return the optimizer steps of an epoch and of the run, early stopping and minutes aside."""
+    steps_per_epoch = len(plan_steps(items, config, epoch=0))
     limit = config.budget.max_steps
     steps_total = steps_per_epoch * config.budget.max_epochs
     return steps_per_epoch, steps_total if limit is None else min(limit, steps_total)

@@ -108,9 +108,7 @@ class EarlyStopping(_Section):
     patience_epochs: Positive = 8
 
 
-Rung = Literal[
-    "bfloat16", "activation_checkpointing", "accumulation", "sampled_slopes", "crops"
-]
+Rung = Literal["bfloat16", "activation_checkpointing", "accumulation", "sampled_slopes", "crops"]
 
 
 class MemorySection(_Section):
@@ -130,8 +128,25 @@ class MemorySection(_Section):
     activation_checkpointing: bool = False
 
 
+class EmaSection(_Section):
+    """An exponential moving average of the weights, judged and shipped in their place.
+
+    Attributes:
+        decay: Share of the old average that a step keeps, once the run is long enough for it: it
+            rises as (1 + t) / (10 + t) with the steps t (`training.weight_average`).
+    """
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.998
+
+
 class RunConfig(_Section):
-    """Everything that decides what a run computes, see ``docs/training.md``."""
+    """Everything that decides what a run computes, see ``docs/training.md``.
+
+    Attributes:
+        batch_size: Frames or windows that the network runs on at once.
+        accumulation_steps: Batches of one optimizer step, run one after the other, so that a device
+            that holds one frame learns from several a step.
+    """
 
     format_version: Literal[1] = 1
     data: DataSection
@@ -150,13 +165,20 @@ class RunConfig(_Section):
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
+    accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
+    ema: EmaSection | None = None
     memory: MemorySection = MemorySection()
     dry_run: bool = False
 
     @property
+    def images_per_step(self) -> int:
+        """Frames or windows that an optimizer step learns from, at most."""
+        return self.batch_size * self.accumulation_steps
+
+    @property
     def norm_in_force(self) -> NormSpec:
-        """What ``norm`` comes to at this batch size; never ``auto``."""
-        return self.norm.for_batch(self.batch_size)
+        """What ``norm`` comes to for steps of so many images; never ``auto``."""
+        return self.norm.for_batch(self.images_per_step)
 
 
 def read_config(path: Path) -> RunConfig:

@@ -1,6 +1,7 @@
 """The training loop: batches in, a network with better weights out, resumable at any step."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Generator
@@ -10,7 +11,7 @@ from typing import Any
 from data import Draw
 from data.loader import batches_ahead, default_workers, prefetch
 from norm import plain_state_dict
-from training.batches import Batch, collate, count_steps, largest_batch_bytes, plan_draws
+from training.batches import Batch, collate, count_steps, largest_batch_bytes, plan_steps
 from training.checkpoint import (
     discard_checkpoints_after,
     load_latest_checkpoint,
@@ -24,10 +25,11 @@ from training.events import EventLog
 from training.loop_state import LoopState, checkpoint_content, restore_checkpoint
 from training.memory.step_in_flight import step_in_flight
 from training.optimizer_step import take_step
-from training.preparation import Prepared
+from training.preparation import Prepared, learner_of
 from training.progress import Progress
 from training.run_directory import RunDirectory
 from training.schedule import build_optimizer, learning_rate
+from training.weight_average import WeightAverage
 
 # Calibration frames are looked at about this often in a run, since on a CPU a look at whole frames
 # costs as much as many steps.
@@ -57,14 +59,16 @@ class TrainingLoop:
         self._ahead = batches_ahead(self._workers, batch_bytes)
         epochs_total = math.ceil(self.steps_total / self.steps_per_epoch)
         self.look_every_epochs = max(1, math.ceil(epochs_total / LOOKS_A_RUN))
+        self.learner = learner_of(prepared)
         self.optimizer = build_optimizer(prepared.network, config.optimizer)
+        self.average = WeightAverage(prepared.network, config.ema.decay) if config.ema else None
         self._checkpointed_s = self._ticked_s = time.monotonic()
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint that this run wrote."""
         prepared = self.prepared
         self.state = restore_checkpoint(
-            checkpoint, prepared.network, self.optimizer, prepared.device
+            checkpoint, prepared.network, self.optimizer, prepared.device, self.average
         )
 
     def train(self, progress: Progress) -> bool:
@@ -91,11 +95,11 @@ class TrainingLoop:
 
     def _train_rest_of_epoch(self, progress: Progress) -> bool:
         """Train to the epoch's end or a limit; return False if a cancel request came first."""
-        with contextlib.closing(self._rest_of_epoch()) as batches:
-            for batch in batches:
+        with contextlib.closing(self._rest_of_epoch()) as steps:
+            for batches in steps:
                 if self.run.cancel_requested:
                     return False
-                self._step(batch, progress)
+                self._step(batches, progress)
                 if self._at_limit():
                     break
         return True
@@ -142,7 +146,8 @@ class TrainingLoop:
         """Whole passes over the training frames so far."""
         return self.state.step // self.steps_per_epoch
 
-    def _rest_of_epoch(self) -> Generator[Batch]:
+    def _rest_of_epoch(self) -> Generator[list[Batch]]:
+        """Yield the micro-batches of each optimizer step that is left of the epoch."""
         epoch = self.epoch
         done = self.state.step % self.steps_per_epoch
 
@@ -150,10 +155,14 @@ class TrainingLoop:
             frames = [self.prepared.train.show(draw, epoch) for draw in draws]
             return collate(frames, self.prepared.preprocessing)
 
-        plan = plan_draws(self.prepared.train.items, self.config, epoch)
-        yield from prefetch(load, plan[done:], workers=self._workers, ahead=self._ahead)
+        steps = plan_steps(self.prepared.train.items, self.config, epoch)[done:]
+        keys = [draws for step in steps for draws in step]
+        loaded = prefetch(load, keys, workers=self._workers, ahead=self._ahead)
+        with contextlib.closing(loaded):
+            for step in steps:
+                yield list(itertools.islice(loaded, len(step)))
 
-    def _step(self, batch: Batch, progress: Progress) -> None:
+    def _step(self, batches: list[Batch], progress: Progress) -> None:
         state, section = self.state, self.config.optimizer
         rate = learning_rate(
             section,
@@ -166,18 +175,22 @@ class TrainingLoop:
             group["lr"] = rate
         with step_in_flight(self.run.step_in_flight, state.step + 1):
             result = take_step(
-                self.prepared,
-                batch,
+                self.learner,
+                batches,
                 self.optimizer,
                 max_gradient_norm=section.max_gradient_norm,
                 step=state.step + 1,
             )
         state.step += 1
+        if self.average is not None:
+            self.average.update(self.prepared.network, state.step)
         self._tick()
-        state.seen_pixels += batch.valid.numel()
-        state.padded_pixels += int((~batch.valid).sum())
-        state.seen_frames += len(batch.targets)
-        state.seen_defective += int(batch.targets.any(dim=(1, 2, 3)).sum())
+        state.loss_sum += result.loss
+        state.loss_steps += 1
+        state.seen_pixels += result.seen.pixels
+        state.padded_pixels += result.seen.pixels - result.seen.valid_pixels
+        state.seen_frames += result.seen.frames
+        state.seen_defective += result.seen.defective_frames
         progress.step(state.step, self.steps_total, self.epoch, result.loss)
         if time.monotonic() - self._checkpointed_s >= self.config.checkpoint_every_s:
             self._checkpoint()
@@ -208,32 +221,44 @@ class TrainingLoop:
             state.ended_by = "early_stopping"
 
     def _look_at_calibration(self) -> None:
-        prepared, state = self.prepared, self.state
-        forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
-        histograms = score_histograms(
-            forward,
-            whole_frames(prepared.calibration),
-            tuple(prepared.manifest.classes),
-        )
-        by_class = {name: histogram.best_dice()[0] for name, histogram in histograms.items()}
-        known = [score for score in by_class.values() if score is not None]
-        mean = sum(known) / len(known) if known else 0.0
+        """Judge the weights on the calibration frames and keep them if they are the best so far."""
+        state = self.state
+        average = self.average
+        shown = average.applied_to(self.prepared.network) if average else contextlib.nullcontext()
+        with shown:
+            by_class = self._calibration_dice()
+            known = [score for score in by_class.values() if score is not None]
+            mean = sum(known) / len(known) if known else 0.0
+            # Without a labelled calibration pixel there is nothing to choose by: the last win.
+            if mean > state.best_dice or not known:
+                state.best_dice = mean
+                state.best_epoch = self.epoch
+                state.best_weights = {
+                    name: tensor.detach().cpu().clone()
+                    for name, tensor in plain_state_dict(self.prepared.network).items()
+                }
         values = {f"calibration_dice/{name}": score for name, score in by_class.items()}
+        if state.loss_steps:
+            values["training_loss"] = state.loss_sum / state.loss_steps
         self.events.write(
             "metrics",
             step=state.step,
             epoch=self.epoch,
             values={"calibration_dice": mean, **values},
         )
-        # Without a labelled calibration pixel there is nothing to choose by: the last weights win.
-        if mean > state.best_dice or not known:
-            state.best_dice = mean
-            state.best_epoch = self.epoch
-            state.best_weights = {
-                name: tensor.detach().cpu().clone()
-                for name, tensor in plain_state_dict(prepared.network).items()
-            }
+        state.loss_sum, state.loss_steps = 0.0, 0
         self._save(self.run.rewind_points)
+
+    def _calibration_dice(self) -> dict[str, float | None]:
+        """Return the best pixel Dice of each class, None for one that no frame shows."""
+        prepared = self.prepared
+        forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
+        histograms = score_histograms(
+            forward,
+            whole_frames(prepared.calibration),
+            tuple(prepared.manifest.classes),
+        )
+        return {name: histogram.best_dice()[0] for name, histogram in histograms.items()}
 
     def _checkpoint(self) -> None:
         """Save and say so, which tells whoever starts runs again that this attempt came further."""
@@ -243,5 +268,7 @@ class TrainingLoop:
 
     def _save(self, directory: Path) -> None:
         prepared = self.prepared
-        content = checkpoint_content(self.state, prepared.network, self.optimizer, prepared.device)
+        content = checkpoint_content(
+            self.state, prepared.network, self.optimizer, prepared.device, self.average
+        )
         save_checkpoint(directory, self.state.step, content)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.weight_average import WeightAverage
+
 
 @dataclass
 class LoopState:
@@ -26,12 +28,19 @@ class LoopState:
     # Frames or windows, and those of them that showed a labelled defect.
     seen_frames: int = 0
     seen_defective: int = 0
+    # Of the optimizer steps since the last look at the calibration frames.
+    loss_sum: float = 0.0
+    loss_steps: int = 0
     # Why training ended; empty while it goes on.
     ended_by: str = ""
 
 
 def checkpoint_content(
-    state: LoopState, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    state: LoopState,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    average: WeightAverage | None,
 ) -> dict[str, Any]:
     """Return everything that decides how the run goes on; tensors are shared, not copied."""
     content: dict[str, Any] = {
@@ -42,6 +51,8 @@ def checkpoint_content(
     }
     if device.type == "cuda":
         content["cuda_rng"] = torch.cuda.get_rng_state(device)
+    if average is not None:
+        content["ema"] = average.state_dict()
     return content
 
 
@@ -50,11 +61,14 @@ def restore_checkpoint(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
+    average: WeightAverage | None,
 ) -> LoopState:
-    """Put network, optimizer and random state back to a checkpoint's and return its state."""
+    """Put network, optimizer, average and random state back to a checkpoint's; return its state."""
     network.load_state_dict(content["network"])
     optimizer.load_state_dict(content["optimizer"])
     torch.set_rng_state(content["rng"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(content["cuda_rng"], device)
+    if average is not None:
+        average.load_state_dict(content["ema"])
     return LoopState(**content["state"])

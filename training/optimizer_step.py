@@ -1,7 +1,9 @@
-"""One optimizer step: batches in, weights moved once."""
+"""One optimizer step: micro-batches in, weights moved once, or nothing moved at all."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,55 @@ from torch import Tensor, nn
 from training.batches import Batch
 from training.errors import diverged
 from training.memory.checkpointing import checkpointed
-from training.preparation import Prepared
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is trained, and how it runs.
+
+    Attributes:
+        network: In training mode, on ``device``.
+        loss: Called with logits (N, K, H, W), targets (N, K, H, W) and validity (N, 1, H, W).
+        device: Where it runs.
+        precision: torch.bfloat16 for autocast, torch.float32 for none.
+        recomputed: Names of modules that are computed again in the backward pass.
+    """
+
+    network: nn.Module
+    loss: nn.Module
+    device: torch.device
+    precision: torch.dtype
+    recomputed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a step, or a part of it, looks at.
+
+    Attributes:
+        frames: Frames or windows.
+        defective_frames: Those of them that show a labelled defect.
+        pixels: With padding.
+        valid_pixels: Without it.
+    """
+
+    frames: int = 0
+    defective_frames: int = 0
+    pixels: int = 0
+    valid_pixels: int = 0
+
+    @classmethod
+    def of(cls, batch: Batch) -> Self:
+        """Count one batch."""
+        return cls(
+            frames=len(batch.targets),
+            defective_frames=int(batch.targets.any(dim=(1, 2, 3)).sum()),
+            pixels=batch.valid.numel(),
+            valid_pixels=int(batch.valid.sum()),
+        )
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -17,62 +67,117 @@ class StepResult:
     """What one optimizer step came to.
 
     Attributes:
-        loss: Before the step.
+        loss: The one whose gradient was followed, before the step.
         gradient_norm: Before it was clipped.
+        seen: By the step.
     """
 
     loss: float
     gradient_norm: float
+    seen: Seen
 
 
-def batch_loss(prepared: Prepared, batch: Batch) -> Tensor:
+class ForwardEffects:
+    """What forward passes in training mode change, copied so that it can be put back.
+
+    That is running statistics, windows and step counters, which are all buffers, and random state.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        self._device = device
+        self._buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+        self._rng = torch.get_rng_state()
+        self._cuda_rng = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def undo(self) -> None:
+        """Put everything back."""
+        for buffer, before in self._buffers:
+            buffer.copy_(before)
+        torch.set_rng_state(self._rng)
+        if self._cuda_rng is not None:
+            torch.cuda.set_rng_state(self._cuda_rng, self._device)
+
+
+def batch_loss(learner: Learner, batch: Batch) -> Tensor:
     """Run the network on one batch and return its loss, a scalar with a gradient.
 
     Whatever else a network is to learn, its loss is computed here.
     """
-    images = batch.images.to(prepared.device, memory_format=torch.channels_last)
+    images = batch.images.to(learner.device, memory_format=torch.channels_last)
     autocast = torch.autocast(
-        prepared.device.type,
+        learner.device.type,
         dtype=torch.bfloat16,
-        enabled=prepared.precision == torch.bfloat16,
+        enabled=learner.precision == torch.bfloat16,
     )
-    with autocast, checkpointed(prepared.network, prepared.recomputed):
-        logits = prepared.network(images)
-    targets, valid = batch.targets.to(prepared.device), batch.valid.to(prepared.device)
-    loss: Tensor = prepared.loss(logits, targets, valid)
+    with autocast, checkpointed(learner.network, learner.recomputed):
+        logits = learner.network(images)
+    targets, valid = batch.targets.to(learner.device), batch.valid.to(learner.device)
+    loss: Tensor = learner.loss(logits, targets, valid)
     return loss
 
 
 def take_step(
-    prepared: Prepared,
-    batch: Batch,
+    learner: Learner,
+    batches: Sequence[Batch],
     optimizer: torch.optim.Optimizer,
     *,
     max_gradient_norm: float,
     step: int,
+    undoable: bool = False,
 ) -> StepResult:
-    """Move the weights once.
+    """Move the weights once, by the gradient of the mean loss over all pixels of the step.
+
+    With v_m the valid pixels of micro-batch m, the loss is sum_m (v_m / sum v) loss_m. Its
+    cross-entropy is that of all the step's pixels in one batch; its soft Dice is the mean of the
+    micro-batches' own, by pixels, which is not that of one batch.
+
+    What is raised before the optimizer moves leaves the weights, the optimizer and ``batches`` as
+    they were. With ``undoable`` it also leaves buffers (running statistics, windows) and random
+    state as they were and drops gradients, so that the same step may be tried again: with
+    ``batches`` split into smaller ones, with ``learner`` of another precision, or with activation
+    checkpointing. That costs one copy of the buffers, on their device.
+    Once the optimizer moves there is no way back, but by then activations are freed.
 
     Args:
-        prepared: The network, its loss, device and precision.
-        batch: What the step is to learn from.
+        learner: The network and how it runs.
+        batches: The step's micro-batches, at least one; each is run alone.
         optimizer: With the step's learning rate set.
-        max_gradient_norm: The gradient is clipped to it.
+        max_gradient_norm: The step's gradient, not a micro-batch's, is clipped to it.
         step: The step's number from 1, for an error to name.
+        undoable: Whether a failed step must leave no trace.
 
     Raises:
-        DivergedError: The loss or the gradient is no number; the weights did not move.
+        DivergedError: The loss or the gradient is no number.
+        torch.OutOfMemoryError: A micro-batch does not fit the device.
     """
-    loss = batch_loss(prepared, batch)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise diverged("loss", f"at step {step}")
+    effects = ForwardEffects(learner.network, learner.device) if undoable else None
+    seen = sum((Seen.of(batch) for batch in batches), Seen())
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    gradient_norm = float(
-        nn.utils.clip_grad_norm_(prepared.network.parameters(), max_gradient_norm)
-    )
-    if not math.isfinite(gradient_norm):
-        raise diverged("gradient", f"at step {step}")
+    try:
+        loss = _finite(_accumulate(learner, batches, seen.valid_pixels), "loss", step)
+        norm = nn.utils.clip_grad_norm_(learner.network.parameters(), max_gradient_norm)
+        gradient_norm = _finite(float(norm), "gradient", step)
+    except Exception:
+        if effects is not None:
+            optimizer.zero_grad(set_to_none=True)
+            effects.undo()
+        raise
     optimizer.step()
-    return StepResult(value, gradient_norm)
+    return StepResult(loss, gradient_norm, seen)
+
+
+def _accumulate(learner: Learner, batches: Sequence[Batch], valid_pixels: int) -> float:
+    """Add the gradient of the step's loss to the parameters' and return the loss."""
+    total = torch.zeros((), device=learner.device)
+    for batch in batches:
+        share = int(batch.valid.sum()) / valid_pixels
+        loss = batch_loss(learner, batch) * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return float(total)
+
+
+def _finite(value: float, what: str, step: int) -> float:
+    if not math.isfinite(value):
+        raise diverged(what, f"at step {step}")
+    return value

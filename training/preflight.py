@@ -17,6 +17,7 @@ from data.loader import batches_ahead, default_workers
 from training.batches import Size, count_steps, largest_batch_bytes, sizes_seen
 from training.config import RunConfig
 from training.memory.dry_step import (
+    DRY_PIXELS,
     BatchShape,
     StepBytes,
     look_bytes,
@@ -37,9 +38,6 @@ from training.memory.shortage import release_memory
 from training.preparation import Prepared
 
 logger = logging.getLogger(__name__)
-
-# Real dry steps are made at no more pixels than these, all frames of a batch together.
-DRY_PIXELS = 256 * 256
 
 
 def estimate_run(config: RunConfig, prepared: Prepared) -> Estimate:
@@ -105,6 +103,7 @@ def _holdings(config: RunConfig, prepared: Prepared, step: StepBytes) -> Holding
     on_cpu = prepared.device.type == "cpu"
     a_pixel = LOOK_BYTES_A_PIXEL + classes * LOOK_BYTES_A_PIXEL_AND_CLASS if on_cpu else 0
     network_bytes = _bytes_of([*prepared.network.parameters(), *prepared.network.buffers()])
+    weights_bytes = _bytes_of(prepared.network.parameters())
     return Holdings(
         process=resident_bytes() if on_cpu else torch.cuda.memory_allocated(prepared.device),
         network=network_bytes,
@@ -112,7 +111,7 @@ def _holdings(config: RunConfig, prepared: Prepared, step: StepBytes) -> Holding
         step_peak=step.peak_bytes,
         look_peak=look_bytes(prepared, look) + a_pixel * look.pixels,
         loading=_loading_bytes(config, prepared),
-        best_weights=_bytes_of(prepared.network.parameters()),
+        best_weights=weights_bytes * (2 if config.ema else 1),
     )
 
 
@@ -121,7 +120,9 @@ def _loading_bytes(config: RunConfig, prepared: Prepared) -> int:
     workers = default_workers() if config.data.workers is None else config.data.workers
     classes = len(prepared.manifest.classes)
     batch_bytes = largest_batch_bytes(prepared.train.items, config, classes)
-    return batches_ahead(workers, batch_bytes) * batch_bytes if workers else 0
+    waiting = batches_ahead(workers, batch_bytes) if workers else 0
+    # The step at work holds its micro-batches; the first of them is counted with it.
+    return (waiting + config.accumulation_steps - 1) * batch_bytes
 
 
 def _gpu_step_factor(config: RunConfig, prepared: Prepared, shape: BatchShape) -> float:

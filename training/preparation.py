@@ -17,6 +17,7 @@ from training.config import CropResolution, RunConfig
 from training.errors import ConfigError
 from training.events import EventLog
 from training.memory.checkpointing import choose_modules, record_saved_bytes
+from training.optimizer_step import Learner
 
 # Mean, deviation and foreground rate are means over millions of pixels a frame; more frames than
 # these change them little and cost minutes on a large set.
@@ -117,6 +118,13 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         device=device,
         precision=_precision_of(config, device),
         recomputed=_recomputed(config, network, preprocessing),
+    )
+
+
+def learner_of(prepared: Prepared) -> Learner:
+    """Return what a training step works on."""
+    return Learner(
+        prepared.network, prepared.loss, prepared.device, prepared.precision, prepared.recomputed
     )
 
 

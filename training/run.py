@@ -189,6 +189,7 @@ def _finish(
         dataset_digest=prepared.manifest.digest,
         sampling=sampling_summary(config, prepared, loop.state),
         libraries=library_versions(),
+        ema_decay=config.ema.decay if config.ema else None,
     )
     network = build_network(info)
     network.load_state_dict(loop.state.best_weights)
@@ -263,6 +264,9 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "padded_pixel_share": state.padded_pixels / max(state.seen_pixels, 1),
         "resolution": loop.config.resolution.model_dump(),
         "batch_size": loop.config.batch_size,
+        "accumulation_steps": loop.config.accumulation_steps,
+        "images_per_step": loop.config.images_per_step,
+        "ema": loop.config.ema.model_dump() if loop.config.ema else None,
     }
 
 

@@ -95,6 +95,16 @@ class EarlyStopping(_Spec):
     patience_epochs: Annotated[int, Field(gt=0)] = 8
 
 
+class Ema(_Spec):
+    """An exponential moving average of the weights, judged and shipped in their place.
+
+    Attributes:
+        decay: Share of the old average that a step keeps, once the run is long enough for it.
+    """
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.998
+
+
 class JobSpec(_Spec):
     """A training job on a frozen data-set version; what is left out takes its default.
 
@@ -103,6 +113,8 @@ class JobSpec(_Spec):
         early_stopping: Null switches it off.
         device: ``auto`` means the device the service is configured with.
         checkpoint_every_s: At most this much work is lost when the machine dies.
+        accumulation_steps: Batches of one optimizer step, run one after the other.
+        ema: Null ships the weights as a step left them.
     """
 
     model_config = ConfigDict(
@@ -135,6 +147,8 @@ class JobSpec(_Spec):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
+    accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
+    ema: Ema | None = None
 
 
 def run_config(spec: JobSpec, *, manifest: Path, root: Path, device: str) -> dict[str, Any]:

@@ -160,9 +160,7 @@ def _again_in_backward(module: nn.Module) -> Callable[..., Any]:
         return nullcontext(), _statistics_at_rest(module)
 
     def run(*arguments: Any, **named: Any) -> Any:
-        return checkpoint(
-            forward, *arguments, use_reentrant=False, context_fn=contexts, **named
-        )
+        return checkpoint(forward, *arguments, use_reentrant=False, context_fn=contexts, **named)
 
     return run
 

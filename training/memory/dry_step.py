@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,10 +15,13 @@ from training.config import RunConfig
 from training.memory.fake_tensors import SmallForUnknown, fake_copy
 from training.memory.live_bytes import LiveBytes
 from training.optimizer_step import take_step
-from training.preparation import Prepared
+from training.preparation import Prepared, learner_of
 from training.schedule import build_optimizer
 
 _CPU = torch.device("cpu")
+
+# Real dry steps are made at no more pixels than these, all frames of a batch together.
+DRY_PIXELS = 256 * 256
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,15 @@ class StepBytes:
 
 
 def step_bytes(config: RunConfig, prepared: Prepared, shape: BatchShape) -> StepBytes:
-    """Return what a step of the run holds, from tensors without memory; nothing of it changes.
+    """Return what a step of the run holds at once; nothing of the run changes.
 
-    Operators are counted by what they return: what one allocates and frees within itself is not.
+    It is gone through on tensors without memory, or, where it is small, really. Operators are
+    counted by what they return: what one allocates and frees within itself is not.
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    dry = _without_memory(prepared, mode)
-    with mode:
+    with _dry(prepared, shape) as dry:
         optimizer = build_optimizer(dry.network, config.optimizer)
         _fill_optimizer(dry.network, optimizer)
-        batch = _zeros(prepared, shape)
+        batch = _batch(prepared, shape)
         with LiveBytes() as live, SmallForUnknown():
             live.watch(_kept_tensors(dry.network, optimizer))
             kept_bytes = live.live_bytes
@@ -74,14 +77,13 @@ def step_bytes(config: RunConfig, prepared: Prepared, shape: BatchShape) -> Step
 
 def look_bytes(prepared: Prepared, shape: BatchShape) -> int:
     """Return what the network holds in eval mode on one whole frame, beyond its own tensors."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    network = _without_memory(prepared, mode).network.eval()
-    with mode, torch.no_grad():
-        images = _zeros(prepared, shape).images
+    with _dry(prepared, shape) as dry, torch.no_grad():
+        images = _batch(prepared, shape).images
         with LiveBytes() as live, SmallForUnknown():
             live.watch([images])
-            network(images).float().sigmoid().contiguous()
-    return live.peak_bytes
+            dry.network.eval()(images).float().sigmoid().contiguous()
+    found: int = live.peak_bytes
+    return found
 
 
 def step_seconds(config: RunConfig, prepared: Prepared, shapes: list[BatchShape]) -> list[float]:
@@ -96,34 +98,47 @@ def step_seconds(config: RunConfig, prepared: Prepared, shapes: list[BatchShape]
         optimizer = build_optimizer(dry.network, config.optimizer)
         seconds = []
         for shape in [shapes[0], *shapes]:
-            batch = _zeros(prepared, shape)
+            batch = _batch(prepared, shape)
             begin_s = time.perf_counter()
             # The first one loads libraries and is not counted.
             _step(config, dry, batch, optimizer)
             if devices:
                 torch.cuda.synchronize(prepared.device)
             seconds.append(time.perf_counter() - begin_s)
-    return seconds[1:]
+    # A step of many micro-batches takes as long as so many of them.
+    made = min(config.accumulation_steps, 2)
+    return [config.accumulation_steps * passed / made for passed in seconds[1:]]
 
 
 def _step(
     config: RunConfig, prepared: Prepared, batch: Batch, optimizer: torch.optim.Optimizer
 ) -> None:
+    # From the second micro-batch on a step holds gradients beside activations; more add nothing.
+    batches = [batch] * min(config.accumulation_steps, 2)
     limit = config.optimizer.max_gradient_norm
-    take_step(prepared, batch, optimizer, max_gradient_norm=limit, step=1)
+    take_step(learner_of(prepared), batches, optimizer, max_gradient_norm=limit, step=1)
 
 
-def _without_memory(prepared: Prepared, mode: FakeTensorMode) -> Prepared:
-    """Return the network and its loss on tensors without memory, which any device could hold."""
-    return replace(
-        prepared,
-        network=fake_copy(prepared.network, mode).train(),
-        loss=fake_copy(prepared.loss, mode),
-        device=_CPU,
-    )
+@contextmanager
+def _dry(prepared: Prepared, shape: BatchShape) -> Iterator[Prepared]:
+    """Hand out a copy of the network and its loss to go through steps with.
+
+    Its tensors have no memory, unless the step is so small that memory is no matter: operators
+    that compute are then quicker than those that only pretend to.
+    """
+    if prepared.device == _CPU and shape.pixels <= DRY_PIXELS:
+        with torch.random.fork_rng([]):
+            yield replace(prepared, network=copy.deepcopy(prepared.network).train())
+        return
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    network = fake_copy(prepared.network, mode).train()
+    loss = fake_copy(prepared.loss, mode)
+    with mode:
+        # Shapes are the same on every device.
+        yield replace(prepared, network=network, loss=loss, device=_CPU)
 
 
-def _zeros(prepared: Prepared, shape: BatchShape) -> Batch:
+def _batch(prepared: Prepared, shape: BatchShape) -> Batch:
     frames, height, width = shape.frames, shape.height_px, shape.width_px
     classes = len(prepared.manifest.classes)
     # Noise, so that a real step meets no channel without variance.

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -14,16 +14,21 @@ Network = TypeVar("Network", bound=nn.Module)
 # Who asks whether a loss is finite or two batches are nearly the same gets the answer of a step
 # that goes well; an optimizer divides by what it makes of its step count, so it is not zero.
 SMALL = 1e-3
+_HAND_OVER = torch.ops.aten._local_scalar_dense.default  # noqa: SLF001 - that operator's name.
 
 
-class SmallForUnknown(TorchDispatchMode):
+# torch states no types for its modes.
+class SmallForUnknown(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answers whoever asks a fake tensor for its value with a small positive number."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run any operator but the one that hands a value to Python."""
-        if func is torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001 - that operator's name.
+        """Run any operator but the one that hands a value of a fake tensor to Python."""
+        if func is _HAND_OVER and isinstance(args[0], FakeTensor):
             dtype: torch.dtype = args[0].dtype
             return False if dtype == torch.bool else SMALL if dtype.is_floating_point else 1
         return func(*args, **(kwargs or {}))
@@ -42,6 +47,4 @@ def fake_copy(module: Network, mode: FakeTensorMode) -> Network:
 
 def _fake(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
     with mode:
-        return torch.empty_strided(
-            tensor.size(), tensor.stride(), dtype=tensor.dtype, device="cpu"
-        )
+        return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="cpu")

@@ -59,11 +59,10 @@ def _with_checkpointing(config: RunConfig) -> RunConfig | None:
 
 def _with_accumulation(config: RunConfig) -> RunConfig | None:
     """Keep the frames of a step and send them through one by one; ``auto`` keeps its kind."""
-    if config.batch_size == 1 or not hasattr(config, "accumulation_steps"):
+    if config.batch_size == 1:
         return None
     return config.model_copy(
         update={
-            "norm": config.norm_in_force,
             "batch_size": 1,
             "accumulation_steps": config.batch_size * config.accumulation_steps,
         }

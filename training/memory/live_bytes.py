@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class LiveBytes(TorchDispatchMode):
+# torch states no types for its modes.
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, knows how many bytes the tensors hold that operators returned.
 
     A storage counts from the operator that returned it until nothing refers to it any more, what
@@ -23,7 +24,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = 0
         self.peak_bytes = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}

@@ -114,9 +114,7 @@ def plan_memory(config: RunConfig, prepare_run: Prepare) -> Outcome:
         taken.append(StepDown(rung, because, CONSEQUENCES[rung]))
         config, prepared, estimate = lower, lower_prepared, lower_estimate
     fits = _fits(estimate, limit)
-    return Outcome(
-        config, prepared, frame, estimate, limit, fits, tuple(taken), tuple(useless)
-    )
+    return Outcome(config, prepared, frame, estimate, limit, fits, tuple(taken), tuple(useless))
 
 
 def frame_seen(config: RunConfig, prepared: Prepared) -> Size:
@@ -226,9 +224,7 @@ class MemoryPlan:
 
     def _tell(self, rung: StepDown) -> None:
         self._events.write("memory_step_down", **asdict(rung))
-        self._events.warning(
-            "memory_step_down", f"{rung.rung}: {rung.because}; {rung.consequence}"
-        )
+        self._events.warning("memory_step_down", f"{rung.rung}: {rung.because}; {rung.consequence}")
 
     def _save(self) -> None:
         content = {**self.content, "config": self.config.model_dump(mode="json")}
@@ -266,7 +262,8 @@ def _does_not_fit(outcome: Outcome) -> OutOfMemory:
         "does_not_fit",
         f"the run needs {_gib(outcome.estimate.peak_bytes)} at its peak ({phase}) and "
         f"{_gib(int(HEADROOM * outcome.estimate.peak_bytes))} with headroom; "
-        f"{_gib(outcome.limit.limit_bytes)} are there ({outcome.limit.source}); given up: {gave_up}",
+        f"{_gib(outcome.limit.limit_bytes)} are there ({outcome.limit.source}); "
+        f"given up: {gave_up}",
         hint=hint,
     )
 

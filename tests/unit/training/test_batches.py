@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from data import Frame, GoodFrame, Item, Polygon, PolygonLabels, SamplingSpec
 from models import Preprocessing
-from training.batches import collate, count_steps, plan_draws, plan_epoch
+from training.batches import (
+    collate,
+    count_steps,
+    plan_draws,
+    plan_epoch,
+    plan_steps,
+    split_evenly,
+)
 from training.config import CropResolution, DataSection, NativeResolution, RunConfig
 
 SIZES = st.lists(st.sampled_from([(32, 32), (32, 64), (64, 64)]), min_size=1, max_size=30)
@@ -107,3 +114,33 @@ def test_sampled_epochs_of_several_sizes_have_equally_many_steps() -> None:
     items = frames_of(sizes, defective_every=5)
     counts = {len(plan_draws(items, config, epoch)) for epoch in range(6)}
     assert counts == {count_steps(items, config)[0]}
+
+
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 9))
+def test_the_steps_of_an_epoch_hold_every_batch_once_in_order_and_differ_by_one_at_most(
+    frames: int, batch_size: int, accumulation_steps: int
+) -> None:
+    items = frames_of([(64, 64)] * frames, defective_every=2)
+    config = RunConfig(
+        data=DataSection(manifest=Path("m"), root=Path()),
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+    )
+    steps = plan_steps(items, config, epoch=3)
+    lengths = {len(step) for step in steps}
+    assert [batch for step in steps for batch in step] == plan_draws(items, config, epoch=3)
+    assert max(lengths) <= accumulation_steps
+    assert max(lengths) - min(lengths) <= 1
+    assert len(steps) == count_steps(items, config)[0]
+
+
+@given(st.integers(0, 30), st.integers(1, 7))
+def test_a_split_into_more_parts_than_there_are_things_leaves_the_last_parts_empty(
+    things: int, parts: int
+) -> None:
+    split = split_evenly(range(things), parts)
+    assert len(split) == parts
+    assert [thing for part in split for thing in part] == list(range(things))
+    lengths = [len(part) for part in split]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] - lengths[-1] <= 1

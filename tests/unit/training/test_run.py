@@ -24,6 +24,7 @@ from data.synthetic import write_dataset
 from models import FrozenModel, load_bundle, read_bundle_info
 from tests.oracles.bayer import mosaic_of
 from tests.oracles.trained_forward import trained_forward
+from training.checkpoint import load_latest_checkpoint
 from training.events import read_events
 from training.loop import MOST_REWINDS
 from training.run import EXIT_FAILED, EXIT_LOCKED, PARITY_TOLERANCE, execute
@@ -118,6 +119,7 @@ def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
     sampled: dict[str, Any] = {
         "sampling": {"defect_rate": 0.6},
         "augmentation": {"rotation_deg": 5, "gradient": 0.2, "blur_px": 1, "paste_rate": 0.3},
+        "ema": {"decay": 0.9},
     }
     root = {"manifest": str(frames / "manifest.jsonl"), "root": str(frames)}
     alone = {**root, "workers": 0, "cache": {"max_bytes": 0}}
@@ -141,6 +143,49 @@ def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
+
+
+# Kills itself in the middle of the n-th batch that the network learns from.
+DIES_LEARNING = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from segmentation_models_pytorch.base import SegmentationModel
+from torch.nn.modules.module import register_module_forward_hook
+from training.run import execute
+left = int(sys.argv[2])
+def count(module, inputs, outputs):
+    global left
+    if isinstance(module, SegmentationModel) and module.training and torch.is_grad_enabled():
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+register_module_forward_hook(count)
+sys.exit(execute(Path(sys.argv[1])))
+"""
+
+
+def test_a_run_killed_between_two_batches_of_one_step_ends_at_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, frames: Path
+) -> None:
+    accumulating: dict[str, Any] = {
+        "batch_size": 1,
+        "accumulation_steps": 4,
+        "budget": {"max_steps": 5},
+    }
+    whole = make_run(tmp_path / "whole", frames, **accumulating)
+    assert finish(whole) == 0
+
+    killed = make_run(tmp_path / "killed", frames, **accumulating)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # The third step is in its second batch.
+    command = [sys.executable, "-c", DIES_LEARNING, str(killed.path), "10"]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert finish(killed) == 0
+    started = [event for event in read_events(killed.events) if event["kind"] == "started"]
+    assert [event["resumed_from_step"] for event in started] == [None, 2]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(killed)[name]), name
 
 
 @pytest.mark.slow
@@ -167,6 +212,23 @@ def test_a_run_killed_at_twenty_random_moments_ends_at_the_weights_of_an_uninter
     assert finish(killed) == 0
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(killed)[name]), name
+
+
+def test_a_run_with_a_moving_average_judges_and_ships_it(tmp_path: Path, frames: Path) -> None:
+    run = make_run(tmp_path / "run", frames, ema={"decay": 0.8}, budget={"max_steps": 3})
+    assert finish(run) == 0
+    checkpoint, _ = load_latest_checkpoint(run.checkpoints)
+    assert checkpoint is not None
+    shipped = weights(run)
+    assert shipped.keys() == checkpoint["ema"].keys()
+    for name, tensor in shipped.items():
+        assert torch.equal(tensor, checkpoint["ema"][name]), name
+    head = "segmentation_head.0.weight"
+    assert not torch.equal(shipped[head], checkpoint["network"][head])
+    assert json.loads(run.report.read_text())["training"]["ema"] == {"decay": 0.8}
+    assert read_bundle_info(run.bundle).ema_decay == 0.8
+    looked = [e["values"] for e in read_events(run.events) if e["kind"] == "metrics"][-1]
+    assert looked["training_loss"] > 0
 
 
 def test_a_run_that_overflows_goes_back_and_on_with_a_lower_rate(
@@ -317,12 +379,19 @@ def test_a_model_of_raw_bayer_frames_carries_its_pattern_and_says_what_the_train
         assert difference <= PARITY_TOLERANCE["cpu"]
 
 
-@pytest.mark.parametrize(("batch_size", "kind"), [(1, "cbn"), (2, "bn")])
-def test_without_a_wish_the_normalization_suits_the_batch_and_report_and_bundle_name_it(
-    tmp_path: Path, frames: Path, batch_size: int, kind: str
+@pytest.mark.parametrize(
+    ("batch_size", "accumulation_steps", "kind"), [(1, 1, "cbn"), (2, 1, "bn"), (1, 2, "bn")]
+)
+def test_without_a_wish_the_normalization_suits_the_step_and_report_and_bundle_name_it(
+    tmp_path: Path, frames: Path, batch_size: int, accumulation_steps: int, kind: str
 ) -> None:
     run = make_run(
-        tmp_path / "run", frames, norm={}, batch_size=batch_size, budget={"max_steps": 2}
+        tmp_path / "run",
+        frames,
+        norm={},
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+        budget={"max_steps": 2},
     )
     assert finish(run) == 0
     stated = json.loads(run.report.read_text())["norm"]

@@ -57,6 +57,8 @@ def test_every_field_of_a_job_reaches_the_run() -> None:
         "device": "cpu",
         "precision": "float32",
         "checkpoint_every_s": 5.0,
+        "accumulation_steps": 4,
+        "ema": {"decay": 0.9},
     }
     config = config_of(wishes).model_dump(mode="json")
     for name, wish in wishes.items():

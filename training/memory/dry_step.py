@@ -71,7 +71,7 @@ def step_bytes(config: RunConfig, prepared: Prepared, shape: BatchShape) -> Step
             live.watch(_kept_tensors(dry.network, optimizer))
             kept_bytes = live.live_bytes
             live.watch((batch.images, batch.targets, batch.valid))
-            _step(config, dry, batch, optimizer)
+            _go(config, dry, batch, optimizer)
     return StepBytes(kept_bytes, live.peak_bytes)
 
 
@@ -101,7 +101,7 @@ def step_seconds(config: RunConfig, prepared: Prepared, shapes: list[BatchShape]
             batch = _batch(prepared, shape)
             begin_s = time.perf_counter()
             # The first one loads libraries and is not counted.
-            _step(config, dry, batch, optimizer)
+            _go(config, dry, batch, optimizer)
             if devices:
                 torch.cuda.synchronize(prepared.device)
             seconds.append(time.perf_counter() - begin_s)
@@ -110,7 +110,17 @@ def step_seconds(config: RunConfig, prepared: Prepared, shapes: list[BatchShape]
     return [config.accumulation_steps * passed / made for passed in seconds[1:]]
 
 
-def _step(
+def one_step(
+    config: RunConfig,
+    prepared: Prepared,
+    shape: BatchShape,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Make one real step of the run on noise of a size; the network's weights move."""
+    _go(config, prepared, _batch(prepared, shape), optimizer)
+
+
+def _go(
     config: RunConfig, prepared: Prepared, batch: Batch, optimizer: torch.optim.Optimizer
 ) -> None:
     # From the second micro-batch on a step holds gradients beside activations; more add nothing.

@@ -32,19 +32,14 @@ CROPS: dict[str, Any] = {"resolution": {"mode": "crop", "height_px": 1024, "widt
 CELLS: dict[str, dict[str, Any]] = {
     "batch 1": {"batch_size": 1},
     "batch 1, checkpointing": {"batch_size": 1, **CHECKPOINTING},
+    "batch 2, accumulation": {**ACCUMULATED},
+    "batch 2, checkpointing": {**CHECKPOINTING},
+    "batch 2, checkpointing, accumulation": {**CHECKPOINTING, **ACCUMULATED},
+    "batch 2": {},
     "batch 1, bfloat16": {"batch_size": 1, **BFLOAT16},
     "batch 1, checkpointing, bfloat16": {"batch_size": 1, **CHECKPOINTING, **BFLOAT16},
-    "batch 1, crops": {"batch_size": 1, **CROPS},
-    "batch 2": {},
-    "batch 2, checkpointing": {**CHECKPOINTING},
     "batch 2, bfloat16": {**BFLOAT16},
-    "batch 2, accumulation": {**ACCUMULATED},
-    "batch 2, checkpointing, accumulation": {**CHECKPOINTING, **ACCUMULATED},
-    "batch 2, checkpointing, accumulation, bfloat16": {
-        **CHECKPOINTING,
-        **ACCUMULATED,
-        **BFLOAT16,
-    },
+    "batch 1, crops": {"batch_size": 1, **CROPS},
 }
 
 

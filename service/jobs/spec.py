@@ -105,6 +105,26 @@ class Ema(_Spec):
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.998
 
 
+class Memory(_Spec):
+    """What a job may take, and what it may give up to fit.
+
+    Attributes:
+        limit_bytes: Peak memory; null is what the device has free when the job starts.
+        ladder: Steps down that the job may take, in this order, when it does not fit; with none it
+            fails instead.  Those that change what is learned (``bfloat16``, ``crops``) are taken
+            only if they are named.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping
+            them: less memory, more time, the same result.
+    """
+
+    limit_bytes: Annotated[int, Field(gt=0)] | None = None
+    ladder: tuple[
+        Literal["bfloat16", "activation_checkpointing", "accumulation", "sampled_slopes", "crops"],
+        ...,
+    ] = ("activation_checkpointing", "accumulation", "sampled_slopes")
+    activation_checkpointing: bool = False
+
+
 class JobSpec(_Spec):
     """A training job on a frozen data-set version; what is left out takes its default.
 
@@ -113,6 +133,7 @@ class JobSpec(_Spec):
         early_stopping: Null switches it off.
         device: ``auto`` means the device the service is configured with.
         checkpoint_every_s: At most this much work is lost when the machine dies.
+        dry_run: Only estimate memory and time (``GET /jobs/{id}/preflight``); nothing is trained.
         accumulation_steps: Batches of one optimizer step, run one after the other.
         ema: Null ships the weights as a step left them.
     """
@@ -149,6 +170,8 @@ class JobSpec(_Spec):
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
     ema: Ema | None = None
+    memory: Memory = Memory()
+    dry_run: bool = False
 
 
 def run_config(spec: JobSpec, *, manifest: Path, root: Path, device: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Before the first step: check the data, measure it, build and convert the network."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,12 +32,17 @@ from training.detection import DetectionTask, DetectorLoss
 from training.detection_preparation import check_task, settle_detector
 from training.errors import ConfigError
 from training.events import EventLog
+from training.memory.checkpointing import choose_modules, record_saved_bytes
+from training.optimizer_step import Learner
 from training.segmentation import SegmentationTask
 from training.task import Task
 
 # Mean, deviation and foreground rate are means over millions of pixels a frame; more frames than
 # these change them little and cost minutes on a large set.
 MEASURED_FRAMES = 64
+# What a module keeps is compared on a frame of so many strides a side, large enough that
+# activations outweigh weights.
+SMALL_FRAME_STRIDES = 8
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,8 @@ class Prepared:
     device: torch.device
     precision: torch.dtype
     weights: WeightsReport | None = None
+    # Modules that are computed again in the backward pass.
+    recomputed: tuple[str, ...] = ()
 
 
 def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None) -> Prepared:
@@ -144,6 +152,14 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         device=device,
         precision=precision,
         weights=weights,
+        recomputed=_recomputed(config, network, preprocessing),
+    )
+
+
+def learner_of(prepared: Prepared) -> Learner:
+    """Return what a training step works on."""
+    return Learner(
+        prepared.network, prepared.loss, prepared.device, prepared.precision, prepared.recomputed
     )
 
 
@@ -238,6 +254,23 @@ def _tell_weights(weights: WeightsReport | None, events: EventLog) -> None:
     for remark, names in by_remark.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         events.warning("weights_not_as_they_are", f"{names[0]}{more}: {remark}")
+
+
+def _recomputed(
+    config: RunConfig, network: nn.Module, preprocessing: Preprocessing
+) -> tuple[str, ...]:
+    """Return the modules that are computed again, found on a copy by running a small frame."""
+    if not config.memory.activation_checkpointing:
+        return ()
+    # A detector in training mode asks for boxes; nearly all it keeps is its pyramid's.
+    prefix = "backbone." if config.model.task == "detection" else ""
+    traced = network.get_submodule(prefix.rstrip("."))
+    with torch.random.fork_rng([]):
+        copied = copy.deepcopy(traced).cpu().train()
+        side_px = SMALL_FRAME_STRIDES * preprocessing.stride_px
+        images = torch.randn(1, preprocessing.in_channels, side_px, side_px)
+        chosen = choose_modules(record_saved_bytes(copied, lambda: copied(images)))
+    return tuple(prefix + name for name in chosen)
 
 
 def measure(dataset: FrameDataset) -> Measurements:

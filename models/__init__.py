@@ -15,7 +15,7 @@ from models.detection import label_offset
 from models.detection_spec import DetectionSpec
 from models.detections import Candidates, Detections, frame_candidates, frame_detections
 from models.detector_runtime import FrozenDetector, freeze_bundle
-from models.errors import BundleError, FrameError, ModelsError, SpecError, WeightsError
+from models.errors import BundleError, FrameError, ModelsError, OutputError, SpecError, WeightsError
 from models.loss_spec import LossSpec
 from models.losses import SegmentationLoss
 from models.preprocessing import (
@@ -51,6 +51,7 @@ __all__ = [
     "ModelsError",
     "NormSpec",
     "OperatingPoint",
+    "OutputError",
     "Pixels",
     "Preprocessing",
     "SegmentationLoss",

@@ -4,7 +4,8 @@ Shapes: C channels, H rows, W columns, M boxes, K classes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from models.defects import Defect, OperatingPoint
 from models.detection import label_offset
+from models.errors import OutputError
 from models.preprocessing import Pixels, Preprocessing, frame_to_tensor
+from norm.tracing import tensors_in
 
 if TYPE_CHECKING:
     from models.spec import ModelSpec
@@ -62,15 +65,48 @@ def frame_detections(
 
     Raises:
         FrameError: If the frame does not suit the model.
+        OutputError: A map or a score is no number.  It would lie above no threshold, and the frame
+            would be called OK.
     """
     tensor, notes = frame_to_tensor(pixels, preprocessing)
-    (answer,) = network([tensor.to(device)])
+    with _finite_outputs(network):
+        (answer,) = network([tensor.to(device)])
     order = answer["scores"].argsort(descending=True, stable=True)
     return Detections(
         boxes=answer["boxes"][order].float().cpu().numpy(),
         scores=answer["scores"][order].float().cpu().numpy(),
         classes=(answer["labels"][order] - label_offset(spec)).cpu().numpy(),
     ), notes
+
+
+@contextmanager
+def _finite_outputs(network: nn.Module) -> Iterator[None]:
+    """Look at what the pyramid and the heads hand on within the block.
+
+    Raises:
+        OutputError: Some of it is infinite or no number.
+    """
+    model: Any = network
+    heads = (
+        [model.rpn.head, model.roi_heads.box_predictor] if hasattr(model, "rpn") else [model.head]
+    )
+    finite: list[bool] = []
+
+    def look(_module: nn.Module, _inputs: object, output: object) -> None:
+        finite.extend(bool(tensor.isfinite().all()) for tensor in tensors_in(output))
+
+    hooks = [part.register_forward_hook(look) for part in (model.backbone, *heads)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not all(finite):
+        raise OutputError(
+            "detections_not_finite",
+            "what the model computes of the frame are no numbers, so there is no verdict",
+            hint="roll the deployment back; the frame or the model's weights are out of range",
+        )
 
 
 def find_boxed_defects(

@@ -4,7 +4,8 @@ ModelsError
 ├── SpecError    no such network can be built
 ├── BundleError  a bundle on disk is missing, damaged or of another format
 ├── WeightsError a file of weights can't be read, or does not fit the network
-└── FrameError   the frame does not suit the model
+├── FrameError   the frame does not suit the model
+└── OutputError  the model answered with what is no answer
 """
 
 
@@ -35,3 +36,7 @@ class WeightsError(ModelsError):
 
 class FrameError(ModelsError):
     """The frame does not suit the model."""
+
+
+class OutputError(ModelsError):
+    """The model answered with what is no answer."""

@@ -1,4 +1,4 @@
-"""The command line: ``hairline serve``, ``upload``, ``predict``, ``weights``, reports and more.
+"""The command line: ``hairline serve``, ``upload``, ``predict``, ``ledger``, ``weights`` and more.
 
 Everything heavy is imported inside the command that needs it, so that ``hairline --help`` answers
 at once.
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service import report_commands
+from service import cli_ledger, report_commands
 from service.cli_comparisons import compare
 from service.cli_options import DEFAULT_URL, Url, exit_with
 from service.weights_cli import app as weights_app
@@ -32,6 +32,7 @@ app = typer.Typer(
 
 
 app.add_typer(weights_app, name="weights")
+app.add_typer(cli_ledger.app, name="ledger")
 
 
 @app.command()

@@ -123,6 +123,44 @@ class MetricsRecord(_Resource):
     values: dict[str, float | None]
 
 
+class MemoryLimit(_Resource):
+    """What the training program could take."""
+
+    limit_bytes: int
+    source: str
+
+
+class MemoryEstimate(_Resource):
+    """What a job takes, from dry steps; seconds as the least and the most that is expected."""
+
+    peak_bytes: int
+    phase_bytes: dict[str, int]
+    step_s: tuple[float, float]
+    training_s: tuple[float, float]
+    steps: int
+
+
+class MemoryStepDown(_Resource):
+    """One step down that a job took to fit: why, and what it does to the result."""
+
+    rung: str
+    because: str
+    consequence: str
+    step: int
+    time: str | None = None
+
+
+class PreflightResource(_Resource):
+    """Memory and time of a job as estimated before its first step, and what it gave up since."""
+
+    fits: bool
+    estimate: MemoryEstimate
+    limit: MemoryLimit
+    headroom: float
+    rungs: list[MemoryStepDown]
+    rungs_without_effect: list[str]
+
+
 class ModelResource(_Resource):
     """A trained model."""
 
@@ -256,6 +294,7 @@ class Prediction(_Resource):
                     "timings_ms": {"decode": 16.1, "model": 1040.2, "total": 1101.9},
                     "warnings": [],
                     "pictures": {},
+                    "ledger_sequence": 48213,
                     "request_id": "req_8w1k3m5p7r9t2v4x",
                 }
             ]
@@ -269,4 +308,9 @@ class Prediction(_Resource):
     timings_ms: dict[str, float]
     warnings: tuple[str, ...]
     pictures: dict[str, str] = Field(description="PNG files in base64, by what they show.")
+    ledger_sequence: int | None = Field(
+        default=None,
+        description="The entry of the ledger that records this; null, with a warning, if the disk "
+        "would not take it.",
+    )
     request_id: str

@@ -142,6 +142,26 @@ class EarlyStopping(_Section):
     patience_epochs: Positive = 8
 
 
+Rung = Literal["bfloat16", "activation_checkpointing", "accumulation", "sampled_slopes", "crops"]
+
+
+class MemorySection(_Section):
+    """What the run may take, and what it may give up to fit.
+
+    Attributes:
+        limit_bytes: Peak memory; None is what the device has free.
+        ladder: Steps down that a run may take, in this order, when it does not fit; none refuses
+            it instead.  Those that change what is learned (``bfloat16``, ``crops``) are taken only
+            if they are named.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping
+            them; it changes no result.
+    """
+
+    limit_bytes: Annotated[int, Field(gt=0)] | None = None
+    ladder: tuple[Rung, ...] = ("activation_checkpointing", "accumulation", "sampled_slopes")
+    activation_checkpointing: bool = False
+
+
 class EmaSection(_Section):
     """An exponential moving average of the weights, judged and shipped in their place.
 
@@ -181,10 +201,21 @@ class RunConfig(_Section):
     ema: EmaSection | None = None
     loss: LossSpec = CrossEntropyDice()
     weights: StartWeights | None = None
+    memory: MemorySection = MemorySection()
+    dry_run: bool = False
 
     @model_validator(mode="after")
-    def _check_loss(self) -> Self:
-        if self.model.task == "detection" and self.loss != CrossEntropyDice():
+    def _check_detector(self) -> Self:
+        if self.model.task != "detection":
+            return self
+        if self.resolution.mode not in ("native", "crop"):
+            raise ValueError(
+                f"resolution {self.resolution.mode!r} is for segmentation; a detector takes native "
+                "or crop"
+            )
+        if self.dry_run:
+            raise ValueError("a detector's memory is not estimated; leave dry_run out")
+        if self.loss != CrossEntropyDice():
             raise ValueError(
                 f"loss {self.loss.kind!r} is for pixels, {self.model.architecture} has losses of "
                 "its own; leave loss out"

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +11,7 @@ from models import (
     Candidates,
     Detections,
     ModelSpec,
+    OutputError,
     Pixels,
     Preprocessing,
     frame_candidates,
@@ -109,26 +109,18 @@ class EvalDetector:
         """Return the boxes of one frame, strongest first; the network's mode is restored.
 
         Raises:
-            DivergedError: A map or a weight is no number, which would leave no box to see it by.
+            DivergedError: A map or a score is no number.
         """
-        maps_are_finite = True
-
-        def look(_module: nn.Module, _inputs: object, maps: dict[str, Tensor]) -> None:
-            nonlocal maps_are_finite
-            maps_are_finite = all(bool(m.isfinite().all()) for m in maps.values())
-
         was_training = self._network.training
-        hook = self._network.get_submodule("backbone").register_forward_hook(look)
         self._network.eval()
         try:
             answer, _ = frame_detections(
                 self._network, pixels, self._spec, self._preprocessing, self._device
             )
+        except OutputError as error:
+            raise diverged("detections", "in eval mode") from error
         finally:
-            hook.remove()
             self._network.train(was_training)
-        if not maps_are_finite or not np.isfinite(answer.boxes).all():
-            raise diverged("detections", "in eval mode")
         return answer
 
     def candidates(self, pixels: Pixels) -> Candidates:

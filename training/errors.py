@@ -4,6 +4,7 @@ TrainingError
 ├── ConfigError      the configuration, or the data it names, can't be trained on
 ├── CheckpointError  no checkpoint on disk can be used
 ├── DivergedError    the loss or the gradient is no longer a number
+├── OutOfMemory      the run does not fit, whatever it may give up
 ├── ParityError      the frozen model does not answer as the trained one
 └── RunLockedError   another process is at work in the run's directory
 """
@@ -29,6 +30,10 @@ class CheckpointError(TrainingError):
 
 class DivergedError(TrainingError):
     """The loss or the gradient is no longer a number."""
+
+
+class OutOfMemory(TrainingError):  # noqa: N818 - it says what is the matter.
+    """The run does not fit into the device's memory, whatever it may give up."""
 
 
 class ParityError(TrainingError):

@@ -22,8 +22,9 @@ from training.errors import DivergedError
 from training.evaluation import whole_frames
 from training.events import EventLog
 from training.loop_state import LoopState, checkpoint_content, restore_checkpoint
-from training.optimizer_step import Learner, take_step
-from training.preparation import Prepared
+from training.memory.step_in_flight import step_in_flight
+from training.optimizer_step import take_step
+from training.preparation import Prepared, learner_of
 from training.progress import Progress
 from training.run_directory import RunDirectory
 from training.schedule import build_optimizer, learning_rate
@@ -57,7 +58,7 @@ class TrainingLoop:
         self._ahead = batches_ahead(self._workers, batch_bytes)
         epochs_total = math.ceil(self.steps_total / self.steps_per_epoch)
         self.look_every_epochs = max(1, math.ceil(epochs_total / LOOKS_A_RUN))
-        self.learner = Learner(prepared.network, prepared.loss, prepared.device, prepared.precision)
+        self.learner = learner_of(prepared)
         self.optimizer = build_optimizer(prepared.network, config.optimizer)
         self.average = WeightAverage(prepared.network, config.ema.decay) if config.ema else None
         self._checkpointed_s = self._ticked_s = time.monotonic()
@@ -172,13 +173,14 @@ class TrainingLoop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.prepared.loss.set_progress(state.step / self.steps_total)
-        result = take_step(
-            self.learner,
-            batches,
-            self.optimizer,
-            max_gradient_norm=section.max_gradient_norm,
-            step=state.step + 1,
-        )
+        with step_in_flight(self.run.step_in_flight, state.step + 1):
+            result = take_step(
+                self.learner,
+                batches,
+                self.optimizer,
+                max_gradient_norm=section.max_gradient_norm,
+                step=state.step + 1,
+            )
         state.step += 1
         if self.average is not None:
             self.average.update(self.prepared.network, state.step)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from training.batches import TaskBatch
 from training.errors import diverged
+from training.memory.checkpointing import checkpointed
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Learner:
         loss: Called with the network's answer and what a batch holds of the truth.
         device: Where it runs.
         precision: torch.bfloat16 for autocast, torch.float32 for none.
+        recomputed: Names of modules that are computed again in the backward pass.
     """
 
     network: nn.Module
     loss: nn.Module
     device: torch.device
     precision: torch.dtype
+    recomputed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,12 @@ def batch_loss(learner: Learner, batch: TaskBatch) -> Tensor:
 
     Whatever else a network is to learn, its loss is computed here.
     """
-    with torch.autocast(
+    autocast = torch.autocast(
         learner.device.type,
         dtype=torch.bfloat16,
         enabled=learner.precision == torch.bfloat16,
-    ):
+    )
+    with autocast, checkpointed(learner.network, learner.recomputed):
         answer = learner.network(*batch.inputs(learner.device))
     loss: Tensor = learner.loss(answer, *batch.truth(learner.device))
     return loss

@@ -1,10 +1,10 @@
 """Before the first step: check the data, measure it, build and convert the network."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -31,30 +31,16 @@ from training.detection import DetectionTask, DetectorLoss
 from training.detection_preparation import check_task, settle_detector
 from training.errors import ConfigError
 from training.events import EventLog
-from training.resizing import ResizedLabels, resize_frame, tell_resizing
+from training.measurements import Measurements, measure
+from training.memory.checkpointing import choose_modules, record_saved_bytes
+from training.optimizer_step import Learner
+from training.resizing import ResizedLabels, tell_resizing
 from training.segmentation import SegmentationTask
 from training.task import Task
 
-# Mean, deviation and foreground rate are means over millions of pixels a frame; more frames than
-# these change them little and cost minutes on a large set.
-MEASURED_FRAMES = 64
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """What was measured on training frames.
-
-    Attributes:
-        mean: Per channel, in the frames' own units.
-        std: Per channel, in the same units.
-        foreground_rate: Per class, share of labelled pixels.
-        frames: How many frames were read.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    foreground_rate: tuple[float, ...]
-    frames: int
+# What a module keeps is compared on a frame of so many strides a side, large enough that
+# activations outweigh weights.
+SMALL_FRAME_STRIDES = 8
 
 
 @dataclass
@@ -81,6 +67,8 @@ class Prepared:
     precision: torch.dtype
     weights: WeightsReport | None = None
     resized_labels: ResizedLabels | None = None
+    # Modules that are computed again in the backward pass.
+    recomputed: tuple[str, ...] = ()
 
 
 def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None) -> Prepared:
@@ -149,6 +137,14 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         precision=precision,
         weights=weights,
         resized_labels=resized_labels,
+        recomputed=_recomputed(config, network, preprocessing),
+    )
+
+
+def learner_of(prepared: Prepared) -> Learner:
+    """Return what a training step works on."""
+    return Learner(
+        prepared.network, prepared.loss, prepared.device, prepared.precision, prepared.recomputed
     )
 
 
@@ -245,37 +241,21 @@ def _tell_weights(weights: WeightsReport | None, events: EventLog) -> None:
         events.warning("weights_not_as_they_are", f"{names[0]}{more}: {remark}")
 
 
-def measure(dataset: FrameDataset, resize_factor: float = 1.0) -> Measurements:
-    """Return mean, deviation and foreground rate over evenly spread frames, as training sees them.
-
-    Args:
-        dataset: Whole frames.
-        resize_factor: At which the network sees them.
-    """
-    count = len(dataset)
-    indices = np.unique(np.linspace(0, count - 1, min(count, MEASURED_FRAMES)).round().astype(int))
-    pixel_count = 0
-    total: Any = 0.0
-    squares: Any = 0.0
-    labelled: Any = 0.0
-    for index in indices:
-        frame = resize_frame(dataset.frame(int(index), epoch=0), resize_factor)
-        values = frame.pixels.reshape(-1, frame.pixels.shape[2]).astype(np.float64)
-        pixel_count += len(values)
-        total = total + values.sum(axis=0)
-        squares = squares + np.square(values).sum(axis=0)
-        labelled = labelled + frame.mask.sum(axis=(0, 1), dtype=np.int64)
-    mean = total / pixel_count
-    # Float64 holds sums of squares of 16-bit values exactly up to two million 5-megapixel frames.
-    variance = np.maximum(squares / pixel_count - np.square(mean), 0)
-    # Frames of one grey level have no deviation to divide by; one unit leaves them at zero.
-    std = np.maximum(np.sqrt(variance), 1.0)
-    return Measurements(
-        mean=tuple(float(value) for value in mean),
-        std=tuple(float(value) for value in std),
-        foreground_rate=tuple(float(value) for value in labelled / pixel_count),
-        frames=len(indices),
-    )
+def _recomputed(
+    config: RunConfig, network: nn.Module, preprocessing: Preprocessing
+) -> tuple[str, ...]:
+    """Return the modules that are computed again, found on a copy by running a small frame."""
+    if not config.memory.activation_checkpointing:
+        return ()
+    # A detector in training mode asks for boxes; nearly all it keeps is its pyramid's.
+    prefix = "backbone." if config.model.task == "detection" else ""
+    traced = network.get_submodule(prefix.rstrip("."))
+    with torch.random.fork_rng([]):
+        copied = copy.deepcopy(traced).cpu().train()
+        side_px = SMALL_FRAME_STRIDES * preprocessing.stride_px
+        images = torch.randn(1, preprocessing.in_channels, side_px, side_px)
+        chosen = choose_modules(record_saved_bytes(copied, lambda: copied(images)))
+    return tuple(prefix + name for name in chosen)
 
 
 def _check_trainable(manifest: Manifest, config: RunConfig) -> Literal[8, 16]:
@@ -291,12 +271,6 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> Literal[8, 16]:
             "no_defects",
             "no training frame shows a defect",
             hint="label defects, or make a version whose training split holds some",
-        )
-    if config.resize_factor != 1 and config.model.task == "detection":
-        raise ConfigError(
-            "detector_resized",
-            "frames are resized for segmentation alone; a detector's boxes are of native pixels",
-            hint="use resolution mode native or crop",
         )
     depths = {item.bit_depth for item in manifest.items}
     if len(depths) > 1:

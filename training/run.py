@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 
 from data import DataError
@@ -32,6 +33,8 @@ from training.frame_reading import open_cache, tell_cache, write_contact_sheet
 from training.judging import judge_detector, judge_segmentation
 from training.loop import TrainingLoop
 from training.loop_state import LoopState
+from training.memory.plan import MemoryPlan
+from training.memory.shortage import is_out_of_memory, release_memory
 from training.performance import peak_memory, training_speed
 from training.preparation import Prepared, prepare
 from training.progress import Progress
@@ -79,13 +82,16 @@ def _guarded(run: RunDirectory, events: EventLog) -> int:
         logger.exception("the run failed")
         return EXIT_FAILED
     if finished:
-        events.write("finished", bundle=run.bundle.name, report=run.report.name)
+        bundle = run.bundle.name if run.bundle.exists() else None
+        events.write("finished", bundle=bundle, report=run.report.name)
     else:
         events.write("cancelled")
     return EXIT_OK
 
 
-_EXPLAINED = (TrainingError, ModelsError, DataError, NormError, torch.OutOfMemoryError)
+_EXPLAINED = (TrainingError, ModelsError, DataError, NormError)
+# What may come of a lack of memory; of these `is_out_of_memory` picks those that did.
+_MAY_BE_MEMORY = (RuntimeError, MemoryError, DataError, cv2.error)
 
 
 def _explain(error: Exception) -> dict[str, str | None]:
@@ -95,43 +101,72 @@ def _explain(error: Exception) -> dict[str, str | None]:
         return {"code": error.code, "detail": f"{place}: {error.detail}", "hint": error.hint}
     if isinstance(error, TrainingError | ModelsError):
         return {"code": error.code, "detail": error.detail, "hint": error.hint}
-    if isinstance(error, torch.OutOfMemoryError):
-        hint = "use batch_size 1, a smaller encoder, or resolution mode crop"
-        return {"code": "out_of_memory", "detail": str(error), "hint": hint}
     return {"code": "norm_refused", "detail": str(error), "hint": "see docs/norm.md"}
 
 
 def _execute(run: RunDirectory, events: EventLog) -> bool:
-    checkpoint, damaged = load_latest_checkpoint(run.checkpoints)
-    if checkpoint is None:
-        # A run that was killed while it rewound.
-        checkpoint, _ = load_latest_checkpoint(run.rewind_points)
+    """Do the work, and go on with less memory where it runs out and the configuration allows it."""
+    checkpoint, damaged = _latest_checkpoint(run)
     step = checkpoint["state"]["step"] if checkpoint else None
     events.write("started", pid=os.getpid(), resumed_from_step=step)
     for name in damaged:
         events.warning("checkpoint_damaged", f"{name} does not match its digest and was skipped")
     config = read_config(run.config)
     with events.heartbeats():
-        events.write("stage", stage="preparing")
-        cache = open_cache(config, run, events)
-        prepared = prepare(config, events, cache)
-        write_contact_sheet(config, prepared, run)
-        tell_cache(cache, events)
-        loop = TrainingLoop(config, prepared, run, events)
-        if checkpoint is not None:
-            loop.resume(checkpoint)
-        events.write("stage", stage="running")
-        epochs_total = -(-loop.steps_total // loop.steps_per_epoch)
-        with Progress(events, epochs_total) as progress:
-            if not loop.train(progress):
-                return False
-        events.write("stage", stage="evaluating")
-        loop.load_best()
-        report = _finish(run, config, prepared, loop, events)
-        tell_cache(cache, events)
-        _write_report(run, report)
-        write_page(run)
+        plan = MemoryPlan(run, config, events)
+        while True:
+            try:
+                finished = _attempt(run, plan, events, checkpoint)
+                break
+            except _MAY_BE_MEMORY as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.exception("memory ran out")
+                said = str(error).splitlines()[0][:200]
+            # Outside the handler, whose error holds the tensors of the step that failed.
+            release_memory()
+            checkpoint, _ = _latest_checkpoint(run)
+            step = checkpoint["state"]["step"] if checkpoint else 0
+            plan.step_down(f"memory ran out ({said}); back to step {step}", step)
     shutil.rmtree(run.decoded, ignore_errors=True)
+    return finished
+
+
+def _latest_checkpoint(run: RunDirectory) -> tuple[dict[str, Any] | None, list[str]]:
+    checkpoint, damaged = load_latest_checkpoint(run.checkpoints)
+    if checkpoint is None:
+        # A run that was killed while it rewound.
+        checkpoint, _ = load_latest_checkpoint(run.rewind_points)
+    return checkpoint, damaged
+
+
+def _attempt(
+    run: RunDirectory, plan: MemoryPlan, events: EventLog, checkpoint: dict[str, Any] | None
+) -> bool:
+    """Prepare, train from the checkpoint on, and evaluate; return False if it was cancelled."""
+    events.write("stage", stage="preparing")
+    cache = open_cache(plan.config, run, events)
+    prepared = plan.admit(lambda config: prepare(config, events, cache))
+    config = plan.config
+    if config.dry_run:
+        _write_report(run, {"preflight": plan.content})
+        return True
+    write_contact_sheet(config, prepared, run)
+    tell_cache(cache, events)
+    loop = TrainingLoop(config, prepared, run, events)
+    if checkpoint is not None:
+        loop.resume(checkpoint)
+    events.write("stage", stage="running")
+    epochs_total = -(-loop.steps_total // loop.steps_per_epoch)
+    with Progress(events, epochs_total) as progress:
+        if not loop.train(progress):
+            return False
+    events.write("stage", stage="evaluating")
+    loop.load_best()
+    report = _finish(run, config, prepared, loop, events)
+    tell_cache(cache, events)
+    _write_report(run, {**report, "memory": plan.report(prepared)})
+    write_page(run)
     return True
 
 

@@ -76,6 +76,16 @@ class RunDirectory:
         return self.path / "bundle"
 
     @property
+    def memory(self) -> Path:
+        """What the run was estimated to take and which steps down it took."""
+        return self.path / "memory.json"
+
+    @property
+    def step_in_flight(self) -> Path:
+        """The step at work; left behind by a program that died in it."""
+        return self.path / "step_in_flight.json"
+
+    @property
     def cancel_requested(self) -> bool:
         """Whether somebody asked the run to stop."""
         return (self.path / "requests" / "cancel").exists()

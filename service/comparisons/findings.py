@@ -79,6 +79,15 @@ def notes(
         told.append(
             "What the tiled arm shows a second are windows: compare megapixels, not frames."
         )
+    batches = {
+        name: f"{name} {each.training.batch_size} x {each.training.accumulation_steps}"
+        for name, each in results.items()
+    }
+    if len({text.partition(" ")[2] for text in batches.values()}) > 1:
+        told.append(
+            "Memory was short: steps are of other batches, and normalization saw others "
+            f"({', '.join(batches.values())})."
+        )
     since = [name for name, each in results.items() if each.peak_memory_since != "start"]
     if since:
         told.append(f"Peak memory since their last resume only: {', '.join(since)}.")

@@ -45,6 +45,8 @@ class ArmTraining(_Resource):
     frames_per_s: float = Field(description="Frames or windows, calibration looks included.")
     steps: int
     passes: int
+    batch_size: int = Field(description="In force; less than asked for where memory was short.")
+    accumulation_steps: int
     ended_by: str
 
 

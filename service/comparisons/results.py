@@ -49,6 +49,8 @@ def arm_result(report: Mapping[str, Any], outcomes: ArmOutcomes) -> ArmResult:
             },
             steps=training["steps"],
             passes=training["epochs"],
+            batch_size=training["batch_size"],
+            accumulation_steps=training["accumulation_steps"],
             ended_by=training["ended_by"],
         ),
         predicted_frames_per_s=performance["prediction"]["frames_per_s"],

@@ -159,21 +159,7 @@ def _budget(spec: ComparisonSpec, showings: int, *, is_tiled: bool) -> Budget:
 
 
 def _check_job(spec: ComparisonSpec) -> None:
-    if spec.job.model.task == "detection":
-        raise InvalidRequest(
-            "comparison_of_detectors",
-            "resolutions are compared for segmentation alone; a detector is not trained on "
-            "resized frames",
-            where="/job/model/architecture",
-            hint="name a segmentation architecture, or compare jobs by hand",
-        )
-    if spec.job.resolution != NativeResolution():
-        raise InvalidRequest(
-            "resolution_is_the_arms",
-            "a comparison's job has no resolution of its own: each arm has one",
-            where="/job/resolution",
-            hint="leave it out, and name the arms",
-        )
+    _check_arms_stay_what_they_are(spec.job)
     if "early_stopping" in spec.job.model_fields_set and spec.job.early_stopping is not None:
         raise InvalidRequest(
             "budget_not_equal",
@@ -199,6 +185,38 @@ def _check_job(spec: ComparisonSpec) -> None:
                 where=f"/job/budget/{limit}",
                 hint=f"give budget.{limit}",
             )
+
+
+def _check_arms_stay_what_they_are(job: JobSpec) -> None:
+    if job.model.task == "detection":
+        raise InvalidRequest(
+            "comparison_of_detectors",
+            "resolutions are compared for segmentation alone; a detector is not trained on "
+            "resized frames",
+            where="/job/model/architecture",
+            hint="name a segmentation architecture, or compare jobs by hand",
+        )
+    if job.resolution != NativeResolution():
+        raise InvalidRequest(
+            "resolution_is_the_arms",
+            "a comparison's job has no resolution of its own: each arm has one",
+            where="/job/resolution",
+            hint="leave it out, and name the arms",
+        )
+    if "crops" in job.memory.ladder:
+        raise InvalidRequest(
+            "resolution_is_the_arms",
+            "an arm that does not fit would train on crops under another arm's name",
+            where="/job/memory/ladder",
+            hint="leave crops out; an arm that does not fit fails, which is a finding",
+        )
+    if job.dry_run:
+        raise InvalidRequest(
+            "comparison_of_nothing",
+            "a dry run trains no model that could be compared",
+            where="/job/dry_run",
+            hint="leave it out, or ask for dry runs with POST /jobs",
+        )
 
 
 def _tile_of(spec: ComparisonSpec, sizes: FrameSizes) -> Tile:

@@ -18,6 +18,7 @@ from models import (
     ModelSpec,
     NormSpec,
     OperatingPoint,
+    OutputError,
     Preprocessing,
     build_network,
     frame_candidates,
@@ -136,3 +137,22 @@ def test_a_box_covers_the_pixels_that_it_touches_one_at_least() -> None:
         ("scratch", (9, 3, 1, 1), 1),
     ]
     assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("architecture", "place"),
+    [
+        ("retinanet", "backbone.fpn"),
+        ("fcos", "head.regression_head"),
+        ("fasterrcnn", "rpn.head"),
+        ("fasterrcnn", "roi_heads.box_predictor"),
+    ],
+)
+def test_what_is_no_number_is_no_verdict(architecture: str, place: str) -> None:
+    bundle = trained(architecture)
+    with torch.no_grad():
+        next(bundle.network.get_submodule(place).parameters()).fill_(float("nan"))
+    with pytest.raises(OutputError) as refused:
+        FrozenDetector(bundle, "cpu").inspect(frame(64, 64))
+    assert refused.value.code == "detections_not_finite"
+    assert refused.value.hint

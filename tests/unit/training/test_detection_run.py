@@ -19,8 +19,8 @@ from training.config import read_config
 from training.detection import EvalDetector
 from training.errors import DivergedError
 from training.events import EventLog, read_events
-from training.optimizer_step import Learner, batch_loss
-from training.preparation import prepare
+from training.optimizer_step import batch_loss
+from training.preparation import learner_of, prepare
 from training.progress import Progress
 from training.run import EXIT_FAILED, EXIT_OK, execute
 from training.run_directory import RunDirectory
@@ -152,7 +152,9 @@ def test_the_report_and_the_bundle_tell_what_a_detector_was_trained_on_and_reach
     assert anchors["anchor_sizes_px"] == settled["anchor_sizes_px"]
     assert len(settled["anchor_sizes_px"]) == 6
     codes = [event.get("code") for event in events if event["kind"] == "warning"]
-    assert "areas_as_boxes" in codes
+    assert {"areas_as_boxes", "memory_not_estimated"} <= set(codes)
+    assert report["memory"]["estimate"] is None
+    assert report["memory"]["measured_peak_bytes"] > 0
     looks = [
         e["values"] for e in events if e["kind"] == "metrics" and "calibration_ap50" in e["values"]
     ]
@@ -230,8 +232,8 @@ def test_a_batch_holds_clean_frames_and_counts_its_padding(tmp_path: Path, frame
     # 96x80 px are padded to 96x96.
     assert batch.pixel_count - batch.valid_pixel_count == 2 * 96 * 16
     assert batch.pixel_count == 2 * 96 * 96
-    learner = Learner(prepared.network.train(), prepared.loss, prepared.device, prepared.precision)
-    assert batch_loss(learner, batch).isfinite()
+    prepared.network.train()
+    assert batch_loss(learner_of(prepared), batch).isfinite()
 
 
 def test_anchors_that_fit_no_map_are_refused_before_the_first_step(
@@ -245,3 +247,23 @@ def test_anchors_that_fit_no_map_are_refused_before_the_first_step(
     failed = read_events(run.events)[-1]
     assert failed["code"] == "anchors_misfit"
     assert "one size a map" in failed["hint"]
+
+
+def test_activations_that_are_computed_again_change_no_gradient(
+    tmp_path: Path, frames: Path
+) -> None:
+    gradients = []
+    for name, again in (("kept", False), ("again", True)):
+        run = make_run(tmp_path / name, frames, memory={"activation_checkpointing": again})
+        log = EventLog(run.events)
+        prepared = prepare(read_config(run.config), log)
+        log.close()
+        assert bool(prepared.recomputed) is again
+        assert all(module.startswith("backbone.") for module in prepared.recomputed)
+        prepared.network.train()
+        batch = prepared.task.collate([prepared.train.frame(index, epoch=0) for index in (0, 1)])
+        batch_loss(learner_of(prepared), batch).backward()  # type: ignore[no-untyped-call]
+        gradients.append([p.grad for p in prepared.network.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1])
+    for kept, again_made in zip(*gradients, strict=True):
+        assert torch.equal(kept, again_made)

@@ -431,7 +431,7 @@ def test_without_a_wish_the_normalization_suits_the_step_and_report_and_bundle_n
                 "model": {"architecture": "fasterrcnn"},
                 "resolution": {"mode": "resized", "factor": 0.5},
             },
-            "detector_resized",
+            "config_invalid",
             "native",
         ),
         (

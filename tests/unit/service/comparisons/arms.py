@@ -66,6 +66,8 @@ def report(arm: str) -> dict[str, Any]:
         "training": {
             "steps": 200,
             "epochs": 10,
+            "batch_size": 1 if arm == "native" else 2,
+            "accumulation_steps": 2 if arm == "native" else 1,
             "ended_by": "steps",
             "resized_labels": None
             if arm in ("native", "tiled")

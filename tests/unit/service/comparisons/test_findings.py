@@ -85,6 +85,8 @@ def test_each_arm_is_told_by_what_it_costs_and_what_limits_it(tell: Callable[...
     assert "half: training took 0.30 of native's time, it judged 3.5 times as many frames" in told
     assert "5 % over 3 compared arms" in told
     assert "What the tiled arm shows a second are windows" in told
+    assert "Memory was short" in told
+    assert "(native 1 x 2, half 2 x 1, quarter 2 x 1, tiled 2 x 1)" in told
 
 
 def test_a_reference_that_has_not_succeeded_is_compared_with_nothing() -> None:

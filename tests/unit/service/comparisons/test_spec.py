@@ -78,6 +78,12 @@ def test_a_tile_that_nobody_named_is_trainable_and_smaller_than_a_frame(
             "comparison_of_detectors",
             "/job/model/architecture",
         ),
+        ({"job": {"dry_run": True}}, "comparison_of_nothing", "/job/dry_run"),
+        (
+            {"job": {"memory": {"ladder": ["accumulation", "crops"]}}},
+            "resolution_is_the_arms",
+            "/job/memory/ladder",
+        ),
         (
             {"job": {"early_stopping": {"patience_epochs": 3}}},
             "budget_not_equal",

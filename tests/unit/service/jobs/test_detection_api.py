@@ -152,12 +152,20 @@ def test_other_labels_may_be_tried_by_either_task(
         assert client.post("/jobs", json=asked).status_code == 201
 
 
-def test_a_loss_of_pixels_is_refused_for_a_detector(client: TestClient, version_id: str) -> None:
-    model = {"architecture": "fcos"}
-    asked = {"version": version_id, "model": model, "loss": {"kind": "focal"}}
+@pytest.mark.parametrize(
+    ("wish", "named"),
+    [
+        ({"loss": {"kind": "focal"}}, "'focal' is for pixels"),
+        ({"dry_run": True}, "dry_run"),
+    ],
+)
+def test_what_a_detector_does_not_take_is_refused_before_a_job_is_queued(
+    client: TestClient, version_id: str, wish: dict[str, Any], named: str
+) -> None:
+    asked = {"version": version_id, "model": {"architecture": "fcos"}, **wish}
     problem = client.post("/jobs", json=asked).json()
     assert problem["status"] == 422
-    assert "'focal' is for pixels" in problem["detail"]
+    assert named in problem["detail"]
 
 
 def test_a_detector_s_wishes_are_checked_by_name(client: TestClient, version_id: str) -> None:

@@ -11,7 +11,7 @@ export DO_NOT_TRACK := true
 # Threads of several torch processes must not spin for a core that another one needs.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test check format benchmark-data benchmark-norm benchmark-weld benchmark-evaluation clean
+.PHONY: help setup demo test check format benchmark-data benchmark-evaluation benchmark-norm benchmark-quality clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -47,8 +47,8 @@ benchmark-data: setup  ## Import, decoding and listing, as ratios (minutes; ARGS
 benchmark-norm: setup  ## Accuracy and cost of each normalization (hours on a CPU; ARGS="cost --quick").
 	$(BIN)/python -m benchmarks.norm $(or $(ARGS),all)
 
-benchmark-weld: setup  ## Train on the real weld photos and print the scores (tens of minutes on a CPU).
-	$(BIN)/python -m benchmarks.weld_seg $(ARGS)
+benchmark-quality: setup  ## Train on the real sets under each normalization and resolution (hours on a CPU; resumable; ARGS=--quick).
+	$(BIN)/python -m benchmarks.quality $(ARGS)
 
 benchmark-evaluation: setup  ## What judging a test frame costs beside asking the model (a minute on a CPU).
 	$(BIN)/python -m benchmarks.evaluation $(ARGS)

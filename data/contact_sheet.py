@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from data.dataset import Frame
 from data.display import class_colour, draw_outlines, shrink_plane, to_display
+from data.instances import VisibleBox
 
 _GAP_PX = 6
 _LINE_PX = 18
@@ -29,14 +30,15 @@ def draw_contact_sheet(
 
     Args:
         frames: At least one.
-        classes: Choose the colours, in the order of the masks' planes.
+        classes: Choose the colours, in the order of the masks' planes.  A frame that was asked for
+            its boxes shows those.
         columns: Frames in a row.
         cell_px: Longest side of a frame on the sheet.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
-    tiles = [_tile(frame, cell_px) for frame in frames]
+    tiles = [_tile(frame, classes, cell_px) for frame in frames]
     height = max(tile.shape[0] for tile in tiles) + _GAP_PX
     width = max(tile.shape[1] for tile in tiles) + _GAP_PX
     columns = min(columns, len(tiles))
@@ -53,7 +55,7 @@ def draw_contact_sheet(
     return sheet
 
 
-def _tile(frame: Frame, cell_px: int) -> NDArray[np.uint8]:
+def _tile(frame: Frame, classes: Sequence[str], cell_px: int) -> NDArray[np.uint8]:
     height, width = frame.pixels.shape[:2]
     longest_px = max(height, width)
     scale = cell_px // longest_px if longest_px <= cell_px else cell_px / longest_px
@@ -62,13 +64,30 @@ def _tile(frame: Frame, cell_px: int) -> NDArray[np.uint8]:
     if display.shape[2] == 1:
         display = np.repeat(display, 3, axis=2)
     fitting = np.asarray(cv2.resize(display, size, interpolation=cv2.INTER_AREA), np.uint8)
-    planes = enumerate(np.moveaxis(frame.mask, 2, 0))
-    marked = ((index, shrink_plane(plane, *size)) for index, plane in planes)
-    picture = draw_outlines(fitting, marked)
+    if frame.boxes is None:
+        planes = enumerate(np.moveaxis(frame.mask, 2, 0))
+        marked = ((index, shrink_plane(plane, *size)) for index, plane in planes)
+        picture = draw_outlines(fitting, marked)
+    else:
+        picture = _draw_boxes(fitting, frame.boxes, classes, size[0] / width)
     tile: NDArray[np.uint8] = np.full((size[1] + _LINE_PX, size[0], 3), _PAPER, np.uint8)
     tile[_LINE_PX:] = picture
     _write(tile, _fitting(frame.name, size[0]), (0, _LINE_PX - 5), _INK)
     return tile
+
+
+def _draw_boxes(
+    picture: NDArray[np.uint8], boxes: Sequence[VisibleBox], classes: Sequence[str], scale: float
+) -> NDArray[np.uint8]:
+    """Return the picture with boxes around, not over, what they hold."""
+    drawn = picture.copy()
+    for box in boxes:
+        left, top = math.floor(box.x * scale) - 1, math.floor(box.y * scale) - 1
+        right = math.ceil((box.x + box.width) * scale)
+        bottom = math.ceil((box.y + box.height) * scale)
+        colour = class_colour(classes.index(box.class_name))
+        cv2.rectangle(drawn, (left, top), (right, bottom), colour, 1)
+    return drawn
 
 
 def _legend(classes: Sequence[str], width: int) -> NDArray[np.uint8]:

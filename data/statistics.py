@@ -49,6 +49,7 @@ class ManifestStatistics:
         sizes: {"2500x2000": frames}.
         bit_depths: {"8": frames}.
         channels: {"1": frames}.
+        labels: {"boxes": frames} by the kind of their labels; a good frame's is ``good``.
     """
 
     frames: int
@@ -57,6 +58,7 @@ class ManifestStatistics:
     sizes: dict[str, int]
     bit_depths: dict[str, int]
     channels: dict[str, int]
+    labels: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, ready for JSON."""
@@ -77,6 +79,7 @@ def count_items(items: Sequence[Item], classes: Sequence[str]) -> ManifestStatis
         sizes=_histogram(f"{item.width}x{item.height}" for item in items),
         bit_depths=_histogram(str(item.bit_depth) for item in items),
         channels=_histogram(str(item.channels) for item in items),
+        labels=_histogram(item.labels.kind for item in items),
     )
 
 

@@ -11,10 +11,21 @@ from models.bundle import (
     write_bundle,
 )
 from models.defects import ClassThreshold, Defect, OperatingPoint, Verdict, find_defects
-from models.errors import BundleError, FrameError, ModelsError, SpecError, WeightsError
+from models.detection import label_offset
+from models.detection_spec import DetectionSpec
+from models.detections import Candidates, Detections, frame_candidates, frame_detections
+from models.detector_runtime import FrozenDetector, freeze_bundle
+from models.errors import BundleError, FrameError, ModelsError, OutputError, SpecError, WeightsError
 from models.loss_spec import LossSpec
 from models.losses import SegmentationLoss
-from models.preprocessing import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
+from models.preprocessing import (
+    Pixels,
+    Preprocessing,
+    frame_to_tensor,
+    pad_to_multiple,
+    resize_pixels,
+    resized_size,
+)
 from models.registry import ARCHITECTURES, architecture_named, build_model, example_input
 from models.runtime import FrozenModel, Inspection, frame_probabilities, resolve_device
 from models.spec import ModelSpec, NormSpec
@@ -26,9 +37,13 @@ __all__ = [
     "Bundle",
     "BundleError",
     "BundleInfo",
+    "Candidates",
     "ClassThreshold",
     "Defect",
+    "DetectionSpec",
+    "Detections",
     "FrameError",
+    "FrozenDetector",
     "FrozenModel",
     "Inspection",
     "LossSpec",
@@ -36,6 +51,7 @@ __all__ = [
     "ModelsError",
     "NormSpec",
     "OperatingPoint",
+    "OutputError",
     "Pixels",
     "Preprocessing",
     "SegmentationLoss",
@@ -49,8 +65,12 @@ __all__ = [
     "build_network",
     "example_input",
     "find_defects",
+    "frame_candidates",
+    "frame_detections",
     "frame_probabilities",
     "frame_to_tensor",
+    "freeze_bundle",
+    "label_offset",
     "library_versions",
     "load_bundle",
     "load_weights",
@@ -58,6 +78,8 @@ __all__ = [
     "read_bundle_info",
     "read_bundle_source",
     "read_weights_file",
+    "resize_pixels",
+    "resized_size",
     "resolve_device",
     "write_bundle",
 ]

@@ -1,12 +1,13 @@
 """From a decoded frame to the tensor a network sees; training and serving share these lines."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from models.errors import FrameError
@@ -28,6 +29,8 @@ class Preprocessing(BaseModel):
         stride_px: Height and width are padded to a multiple of it.
         bayer: The pattern if the camera delivers raw mosaics; whoever reads a frame's file
             demosaics it before a model sees its pixels.
+        resize_factor: Sides of the frame as the network sees it, as a share of its own.  Below 1
+            only where a person asked for the comparison with full resolution.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,17 +41,18 @@ class Preprocessing(BaseModel):
     std: tuple[float, ...]
     stride_px: int
     bayer: BayerPattern | None = None
+    resize_factor: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 def frame_to_tensor(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Tensor, list[str]]:
-    """Standardize one frame at its native size.
+    """Standardize one frame, at its native size unless the model is one of resized frames.
 
     Args:
         pixels: (H, W) or (H, W, C), uint8 or uint16.
         preprocessing: The model's.
 
     Returns:
-        A float32 tensor (C, H, W) and notes on what was converted.
+        A float32 tensor (C, h, w) of `resized_size`, and notes on what was converted.
 
     Raises:
         FrameError: If the frame's depth differs from the model's, or a colour frame meets a model
@@ -79,6 +83,13 @@ def frame_to_tensor(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Tenso
             f"the frame is mono, the model was trained on {preprocessing.bayer} frames demosaiced",
             hint="read the frame's file by data.decode_frame with the model's Bayer pattern",
         )
+    size = resized_size(pixels.shape[0], pixels.shape[1], preprocessing.resize_factor)
+    if size != pixels.shape[:2]:
+        notes.append(
+            f"frame resized from {pixels.shape[1]}x{pixels.shape[0]} to {size[1]}x{size[0]} px, as "
+            "the model was trained; defects of few pixels may be lost"
+        )
+        pixels = resize_pixels(pixels, size)
     # Standardized one channel at a time into the final layout: a float copy in camera layout would
     # be 60 MB more at 5 megapixels, and its transposition the slowest step.
     tensor = torch.empty(preprocessing.in_channels, *pixels.shape[:2])
@@ -89,6 +100,25 @@ def frame_to_tensor(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Tenso
     if channels < preprocessing.in_channels:
         notes.append("mono frame repeated in the model's three channels")
     return tensor, notes
+
+
+def resized_size(height_px: int, width_px: int, factor: float) -> tuple[int, int]:
+    """Return the height and width of a frame resized by ``factor``, at least a pixel each."""
+    if factor == 1:
+        return height_px, width_px
+    return max(1, round(height_px * factor)), max(1, round(width_px * factor))
+
+
+def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Return a frame (H, W, C) shrunk to ``size`` (h, w): each pixel the mean of what it covers.
+
+    Sides that are no multiple of the new ones are weighted by the area of each pixel's share.
+    """
+    if size == pixels.shape[:2]:
+        return pixels
+    resized: Any = cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    # OpenCV drops the axis of a single channel.
+    return np.asarray(resized.reshape(*size, pixels.shape[2]))
 
 
 def pad_to_multiple(batch: Tensor, stride_px: int) -> Tensor:

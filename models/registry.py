@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.architecture import Architecture
+from models.detection import DETECTION
 from models.errors import SpecError
 from models.segmentation import SEGMENTATION
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec
 
 ARCHITECTURES: dict[str, Architecture] = {
-    architecture.name: architecture for architecture in SEGMENTATION
+    architecture.name: architecture for architecture in (*SEGMENTATION, *DETECTION)
 }
 
 

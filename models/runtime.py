@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -22,14 +23,15 @@ class Inspection:
     Attributes:
         verdict: ``NG`` if there is a defect, else ``OK``.
         defects: Strongest first.
-        probabilities: (K, H, W) float32, at the frame's own size.
+        probabilities: (K, H, W) float32, at the frame's own size; None of a detector, which has
+            boxes alone.
         notes: What was converted or left out.
         timings_ms: ``model`` and ``postprocess``.
     """
 
     verdict: Verdict
     defects: tuple[Defect, ...]
-    probabilities: NDArray[np.float32]
+    probabilities: NDArray[np.float32] | None
     notes: tuple[str, ...]
     timings_ms: dict[str, float]
 
@@ -65,7 +67,7 @@ class FrozenModel:
         return self._forward(pixels)[0]
 
     def inspect(self, pixels: Pixels) -> Inspection:
-        """Look at one frame (H, W) or (H, W, 3), uint8 or uint16, at its native size.
+        """Look at one frame (H, W) or (H, W, 3), uint8 or uint16; regions are in its own pixels.
 
         Raises:
             FrameError: If the frame does not suit the model.
@@ -98,6 +100,9 @@ def frame_probabilities(
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Ask a network in eval mode about one whole frame; training and serving share these lines.
 
+    A network of resized frames sees the frame resized; its probabilities are interpolated
+    bilinearly to the frame's own size, so that whoever reads them deals with native pixels alone.
+
     Args:
         network: On ``device``, in eval mode.
         pixels: (H, W) or (H, W, C), uint8 or uint16.
@@ -114,8 +119,11 @@ def frame_probabilities(
     height, width = tensor.shape[-2:]
     batch = pad_to_multiple(tensor[None], preprocessing.stride_px)
     batch = batch.to(device, memory_format=torch.channels_last)
-    logits = network(batch)[0, :, :height, :width]
-    return logits.float().sigmoid().contiguous().cpu().numpy(), notes
+    answer = network(batch)[:, :, :height, :width].float().sigmoid()
+    native: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
+    if (height, width) != native:
+        answer = F.interpolate(answer, native, mode="bilinear", align_corners=False)
+    return answer[0].contiguous().cpu().numpy(), notes
 
 
 def resolve_device(device: str) -> torch.device:

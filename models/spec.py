@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.architecture import Task
+from models.detection_spec import DetectionSpec
 from models.encoders import ENCODERS
 from models.errors import SpecError
 from models.registry import ARCHITECTURES, architecture_named
@@ -31,6 +32,8 @@ class ModelSpec(BaseModel):
         decoder_channels: U-Net only: widths from the deepest stage up, one a stage.
         output_stride: DeepLabV3+ only: stride of the encoder's deepest map, 16 where it is left
             out; 8 keeps twice the detail at about four times the cost of the deepest stage.
+        detection: Detectors only: pyramid, anchors and limits; what is left out is derived from the
+            training boxes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +43,7 @@ class ModelSpec(BaseModel):
     encoder_depth: Annotated[int, Field(ge=3, le=5)] = 5
     decoder_channels: tuple[Annotated[int, Field(ge=4, le=1024)], ...] | None = None
     output_stride: Literal[8, 16] | None = None
+    detection: DetectionSpec | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -201,6 +201,8 @@ def _names_in(
     spellings: tuple[Callable[[str], str], ...] = (
         lambda name: name,
         lambda name: encoder_prefix + name,
+        # A segmentation network and a detector hold the same encoder under other names.
+        lambda name: encoder_prefix + name.partition("encoder.")[2],
         # timm's networks sit one level deeper, and those cut up for features join stage and number.
         lambda name: f"{encoder_prefix}model.{name}",
         lambda name: (
@@ -229,16 +231,18 @@ def _fit_head(
     found: Tensor, target: Tensor, theirs: Sequence[str], ours: Sequence[str]
 ) -> tuple[Tensor | None, str]:
     """Return the head's rows for our classes, those of new classes as they were."""
+    if found.shape == target.shape and tuple(theirs) == tuple(ours):
+        return found, ""
     if not theirs:
         return None, "the file does not say which classes its head is of"
     common = [name for name in ours if name in theirs]
     fits = found.shape[0] == len(theirs) and target.shape[0] == len(ours)
+    if found.shape == target.shape and not fits:
+        return None, "it is of other classes, and its rows are not one a class"
     if not fits or found.shape[1:] != target.shape[1:]:
         return None, f"its shape is {tuple(found.shape)} there, {tuple(target.shape)} here"
     if not common:
         return None, "the earlier model knows none of the classes"
-    if tuple(theirs) == tuple(ours):
-        return found, ""
     value = target.clone()
     for name in common:
         value[ours.index(name)] = found[theirs.index(name)].to(target.dtype)

@@ -113,8 +113,10 @@ def mean_patch(x: Tensor, geometry: ConvolutionGeometry) -> Tensor:
     if all(axis == unit_axis(axis.input_px) for axis in (geometry.rows, geometry.columns)):
         # Two thirds of a bottleneck network's layers, and a plain mean is several times as quick.
         return x.mean((0, 2, 3)).view(geometry.groups, -1, 1, 1)
-    # A compiler must not be handed tensors from outside its graph.
-    count = tap_counts if torch.compiler.is_compiling() else _kept_tap_counts
+    # A compiler must not be handed tensors from outside its graph, and what is made for a tensor
+    # without memory (a FakeTensor) must not be kept for a real one.
+    fresh = torch.compiler.is_compiling() or type(x) is not Tensor
+    count = tap_counts if fresh else _kept_tap_counts
     rows = count(geometry.rows, geometry.padding_mode, x.dtype, x.device)
     columns = count(geometry.columns, geometry.padding_mode, x.dtype, x.device)
     n, channels, height, width = x.shape

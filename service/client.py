@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from service.client_comparisons import ComparisonCalls
 from service.client_datasets import DatasetCalls
 from service.client_transport import (
     DEFAULT_TIMEOUT_S,
@@ -34,7 +35,7 @@ from service.resources import (
 __all__ = ["HairlineClient", "HairlineError"]
 
 
-class HairlineClient(DatasetCalls):
+class HairlineClient(DatasetCalls, ComparisonCalls):
     """Calls one Hairline service.
 
     Every method raises `HairlineError` when the service refuses or can't be reached.

@@ -8,7 +8,16 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from models import BundleInfo, FrozenModel, Inspection, Pixels, load_bundle, read_bundle_info
+from models import (
+    BundleInfo,
+    FrozenDetector,
+    FrozenModel,
+    Inspection,
+    Pixels,
+    freeze_bundle,
+    load_bundle,
+    read_bundle_info,
+)
 from service.errors import NotReady
 from service.storage import Storage
 
@@ -39,7 +48,7 @@ class InferenceEngine:
         # What the last frame took: a place is free again after about as long.
         self._frame_s = 1.0
         # Touched by the inference thread alone.
-        self._warm: OrderedDict[str, FrozenModel] = OrderedDict()
+        self._warm: OrderedDict[str, FrozenModel | FrozenDetector] = OrderedDict()
 
     def warm(self, model_id: str) -> BundleInfo:
         """Load a model if it is not loaded, and return what it is.
@@ -100,12 +109,12 @@ class InferenceEngine:
         future.add_done_callback(lambda _: self._places.release())
         return future
 
-    def _model(self, model_id: str) -> FrozenModel:
+    def _model(self, model_id: str) -> FrozenModel | FrozenDetector:
         if model_id in self._warm:
             self._warm.move_to_end(model_id)
             return self._warm[model_id]
         logger.info("%s: loading", model_id)
-        model = FrozenModel(load_bundle(self._storage.bundle_dir(model_id)), self._device)
+        model = freeze_bundle(load_bundle(self._storage.bundle_dir(model_id)), self._device)
         self._warm[model_id] = model
         while len(self._warm) > _WARM_MODELS:
             evicted, _ = self._warm.popitem(last=False)

@@ -1,7 +1,7 @@
 """What a model saw, as PNG files: mask, frame with outlines, heat map, probabilities."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -17,28 +17,36 @@ _PNG_LEVEL = 1
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
+def drawable(info: BundleInfo) -> tuple[Picture, ...]:
+    """Return the pictures that there are of a model's answers: a detector knows boxes alone."""
+    return ("overlay",) if info.task == "detection" else get_args(Picture)
+
+
 def draw(
     pictures: Sequence[Picture], pixels: Pixels, info: BundleInfo, inspection: Inspection
 ) -> dict[str, bytes]:
     """Return the pictures asked for as PNG files at the frame's own size.
 
     Args:
-        pictures: Which.
+        pictures: Which, of `drawable`.
         pixels: The frame, (H, W) or (H, W, 3) RGB, uint8 or uint16.
         info: The model's description.
         inspection: What the model said.
     """
     drawings: dict[str, Any] = {}
     for picture in pictures:
+        if picture == "overlay":
+            drawings[picture] = overlay(pixels, info.classes, inspection)
+            continue
+        probabilities = inspection.probabilities
+        assert probabilities is not None  # `drawable` has said so.
         if picture == "probabilities":
-            for name, plane in zip(info.classes, inspection.probabilities, strict=True):
+            for name, plane in zip(info.classes, probabilities, strict=True):
                 drawings[f"{picture}/{name}"] = probability_map(plane)
         elif picture == "mask":
-            drawings[picture] = class_mask(info, inspection.probabilities)
-        elif picture == "heatmap":
-            drawings[picture] = heat_map(inspection.probabilities)
+            drawings[picture] = class_mask(info, probabilities)
         else:
-            drawings[picture] = overlay(pixels, info.classes, inspection)
+            drawings[picture] = heat_map(probabilities)
     return {name: _png(image) for name, image in drawings.items()}
 
 
@@ -67,7 +75,10 @@ def probability_map(probabilities: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def overlay(pixels: Pixels, classes: Sequence[str], inspection: Inspection) -> NDArray[np.uint8]:
-    """Return the frame in 8 bits, blue first, with each defect outlined, named and scored."""
+    """Return the frame in 8 bits, blue first, with each defect outlined, named and scored.
+
+    A detector's defects have no outline, and their boxes are drawn.
+    """
     canvas = np.ascontiguousarray(to_display(pixels)[:, :, ::-1])
     # A frame is looked at whole: lines and letters grow with it, so that they survive the zoom.
     side_px = max(canvas.shape[:2])
@@ -75,7 +86,7 @@ def overlay(pixels: Pixels, classes: Sequence[str], inspection: Inspection) -> N
     letter_scale = max(0.4, side_px / 2500)
     for defect in inspection.defects:
         colour = class_colour(classes.index(defect.class_name))[::-1]
-        outline = np.asarray(defect.polygon, np.int32).reshape(-1, 1, 2)
+        outline = np.asarray(defect.polygon or _corners(defect.box), np.int32).reshape(-1, 1, 2)
         cv2.polylines(canvas, [outline], isClosed=True, color=colour, thickness=thickness_px)
         text = f"{defect.class_name} {defect.score:.2f}"
         (text_width, text_height), _ = cv2.getTextSize(text, _FONT, letter_scale, thickness_px)
@@ -86,6 +97,12 @@ def overlay(pixels: Pixels, classes: Sequence[str], inspection: Inspection) -> N
         )
         cv2.putText(canvas, text, corner, _FONT, letter_scale, colour, thickness_px)
     return canvas
+
+
+def _corners(box: tuple[int, int, int, int]) -> tuple[tuple[int, int], ...]:
+    x, y, width, height = box
+    right, bottom = x + width - 1, y + height - 1
+    return ((x, y), (right, y), (right, bottom), (x, bottom))
 
 
 def _png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

@@ -73,6 +73,7 @@ class JobResource(_Resource):
                     "cancel_requested": False,
                     "attempts": 1,
                     "model": None,
+                    "comparison": None,
                     "created_at": "2026-01-05T08:00:00Z",
                     "started_at": "2026-01-05T08:00:02Z",
                     "finished_at": None,
@@ -101,6 +102,7 @@ class JobResource(_Resource):
     cancel_requested: bool
     attempts: int = Field(description="How often the training program was started.")
     model: str | None = Field(description="The model, once the job has succeeded.")
+    comparison: str | None = Field(default=None, description="The comparison it is an arm of.")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -121,6 +123,44 @@ class MetricsRecord(_Resource):
     values: dict[str, float | None]
 
 
+class MemoryLimit(_Resource):
+    """What the training program could take."""
+
+    limit_bytes: int
+    source: str
+
+
+class MemoryEstimate(_Resource):
+    """What a job takes, from dry steps; seconds as the least and the most that is expected."""
+
+    peak_bytes: int
+    phase_bytes: dict[str, int]
+    step_s: tuple[float, float]
+    training_s: tuple[float, float]
+    steps: int
+
+
+class MemoryStepDown(_Resource):
+    """One step down that a job took to fit: why, and what it does to the result."""
+
+    rung: str
+    because: str
+    consequence: str
+    step: int
+    time: str | None = None
+
+
+class PreflightResource(_Resource):
+    """Memory and time of a job as estimated before its first step, and what it gave up since."""
+
+    fits: bool
+    estimate: MemoryEstimate
+    limit: MemoryLimit
+    headroom: float
+    rungs: list[MemoryStepDown]
+    rungs_without_effect: list[str]
+
+
 class ModelResource(_Resource):
     """A trained model."""
 
@@ -133,6 +173,7 @@ class ModelResource(_Resource):
                     "version": "ver_1d3f5h7k9m2p4r6t",
                     "metrics": {"dice": 0.81},
                     "operating_point": {"classes": []},
+                    "notes": [],
                     "created_at": "2026-01-05T08:20:00Z",
                 }
             ]
@@ -144,6 +185,9 @@ class ModelResource(_Resource):
     version: str
     metrics: dict[str, Any]
     operating_point: dict[str, Any]
+    notes: tuple[str, ...] = Field(
+        default=(), description="What whoever deploys it has to know; each answer says it too."
+    )
     created_at: datetime
 
 
@@ -200,7 +244,9 @@ class DefectResource(_Resource):
     score: float
     box: tuple[int, int, int, int] = Field(description="x, y, width, height in pixels.")
     area_px: int
-    polygon: tuple[tuple[float, float], ...] = Field(description="The outline, pixels.")
+    polygon: tuple[tuple[float, float], ...] = Field(
+        description="The outline, pixels; empty where a detector knows the box alone."
+    )
 
 
 class PredictedImage(_Resource):

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,13 +12,44 @@ from torch import Tensor
 
 from data import Draw, Frame, Item
 from data.sampling import EpochCounts, count_epoch, draw_epoch
-from models import Preprocessing, frame_to_tensor, pad_to_multiple
+from models import Preprocessing, frame_to_tensor, pad_to_multiple, resized_size
 from models.distance_maps import signed_distances
 from models.loss_spec import Boundary
-from training.config import CropResolution, NativeResolution, RunConfig
+from training.config import CropResolution, ResizedResolution, Resolution, RunConfig
+from training.resizing import resize_mask
 
 Size = tuple[int, int]
 Part = TypeVar("Part")
+
+
+class TaskBatch(Protocol):
+    """One step's input, or a part of it, whatever the network is to learn."""
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames or windows it holds."""
+
+    @property
+    def defective_count(self) -> int:
+        """How many of them show a labelled defect."""
+
+    @property
+    def pixel_count(self) -> int:
+        """How many pixels the network sees, padding included."""
+
+    @property
+    def valid_pixel_count(self) -> int:
+        """How many of them are no padding."""
+
+    @property
+    def weight(self) -> int:
+        """What its loss is a mean over; in a step of several batches each counts by it."""
+
+    def inputs(self, device: torch.device) -> tuple[Any, ...]:
+        """Return the network's arguments in training mode."""
+
+    def truth(self, device: torch.device) -> tuple[Any, ...]:
+        """Return the loss's arguments after the network's answer."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +67,40 @@ class Batch:
     targets: Tensor
     valid: Tensor
     distances: Tensor | None = None
+
+    @property
+    def frame_count(self) -> int:
+        """How many frames or windows it holds."""
+        return len(self.targets)
+
+    @property
+    def defective_count(self) -> int:
+        """How many of them show a labelled defect."""
+        return int(self.targets.any(dim=(1, 2, 3)).sum())
+
+    @property
+    def pixel_count(self) -> int:
+        """How many pixels the network sees, padding included."""
+        return self.valid.numel()
+
+    @property
+    def valid_pixel_count(self) -> int:
+        """How many of them are no padding."""
+        return int(self.valid.sum())
+
+    @property
+    def weight(self) -> int:
+        """The loss is a mean over valid pixels."""
+        return self.valid_pixel_count
+
+    def inputs(self, device: torch.device) -> tuple[Tensor]:
+        """Return the frames."""
+        return (self.images.to(device, memory_format=torch.channels_last),)
+
+    def truth(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Return masks, validity and, where the loss asked for them, distances."""
+        given = (self.targets, self.valid, self.distances)
+        return tuple(part.to(device) for part in given if part is not None)
 
 
 def plan_epoch(
@@ -137,10 +202,13 @@ def _group(sizes: Sequence[Size], batch_size: int) -> list[tuple[int, ...]]:
     ]
 
 
-def sizes_seen(items: Sequence[Item], resolution: NativeResolution | CropResolution) -> list[Size]:
+def sizes_seen(items: Sequence[Item], resolution: Resolution) -> list[Size]:
     """Return the height and width at which training sees each frame."""
     if isinstance(resolution, CropResolution):
         return [(resolution.height_px, resolution.width_px)] * len(items)
+    if isinstance(resolution, ResizedResolution):
+        factor = resolution.factor
+        return [resized_size(item.height, item.width, factor) for item in items]
     return [(item.height, item.width) for item in items]
 
 
@@ -164,7 +232,11 @@ def largest_batch_bytes(items: Sequence[Item], config: RunConfig, class_count: i
 
 
 def collate(frames: Sequence[Frame], preprocessing: Preprocessing) -> Batch:
-    """Stack frames; smaller ones are padded at the bottom and right and marked invalid there."""
+    """Stack frames; smaller ones are padded at the bottom and right and marked invalid there.
+
+    A model of resized frames has frames and labels resized here, after they were varied: the same
+    variation at another scale.
+    """
     tensors = [frame_to_tensor(frame.pixels, preprocessing)[0] for frame in frames]
     height = max(tensor.shape[1] for tensor in tensors)
     width = max(tensor.shape[2] for tensor in tensors)
@@ -176,9 +248,10 @@ def collate(frames: Sequence[Frame], preprocessing: Preprocessing) -> Batch:
         right = width - tensor.shape[2]
         same_size = F.pad(tensor[None], (0, right, 0, bottom), mode="replicate")
         images.append(pad_to_multiple(same_size, preprocessing.stride_px))
-        target = torch.zeros(frame.mask.shape[2], padded_height, padded_width, dtype=torch.uint8)
-        target[:, : frame.mask.shape[0], : frame.mask.shape[1]] = torch.from_numpy(
-            np.ascontiguousarray(frame.mask.transpose(2, 0, 1))
+        mask = resize_mask(frame.mask, (tensor.shape[1], tensor.shape[2]))
+        target = torch.zeros(mask.shape[2], padded_height, padded_width, dtype=torch.uint8)
+        target[:, : mask.shape[0], : mask.shape[1]] = torch.from_numpy(
+            np.ascontiguousarray(mask.transpose(2, 0, 1))
         )
         targets.append(target)
         inside = torch.zeros(1, padded_height, padded_width, dtype=torch.bool)

@@ -68,6 +68,21 @@ class CropResolution(_Section):
     defect_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
+class ResizedResolution(_Section):
+    """Whole frames, resized: for the comparison with full resolution; evaluation stays native.
+
+    Attributes:
+        factor: Sides of the resized frame, as a share of its own: 0.5 is half, a quarter of the
+            pixels.
+    """
+
+    mode: Literal["resized"]
+    factor: Annotated[float, Field(ge=1 / 16, lt=1)]
+
+
+Resolution = NativeResolution | CropResolution | ResizedResolution
+
+
 class Budget(_Section):
     """How long to train; the first limit that is reached ends it.
 
@@ -140,6 +155,26 @@ class RecalibrationSection(_Section):
     max_cost: Annotated[float, Field(gt=0)] = 0.1
 
 
+Rung = Literal["bfloat16", "activation_checkpointing", "accumulation", "sampled_slopes", "crops"]
+
+
+class MemorySection(_Section):
+    """What the run may take, and what it may give up to fit.
+
+    Attributes:
+        limit_bytes: Peak memory; None is what the device has free.
+        ladder: Steps down that a run may take, in this order, when it does not fit; none refuses
+            it instead.  Those that change what is learned (``bfloat16``, ``crops``) are taken only
+            if they are named.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping
+            them; it changes no result.
+    """
+
+    limit_bytes: Annotated[int, Field(gt=0)] | None = None
+    ladder: tuple[Rung, ...] = ("activation_checkpointing", "accumulation", "sampled_slopes")
+    activation_checkpointing: bool = False
+
+
 class EmaSection(_Section):
     """An exponential moving average of the weights, judged and shipped in their place.
 
@@ -165,9 +200,7 @@ class RunConfig(_Section):
     data: DataSection
     model: ModelSpec = ModelSpec()
     norm: NormSpec = NormSpec()
-    resolution: Annotated[NativeResolution | CropResolution, Field(discriminator="mode")] = (
-        NativeResolution()
-    )
+    resolution: Annotated[Resolution, Field(discriminator="mode")] = NativeResolution()
     augmentation: AugmentationSpec = AugmentationSpec()
     sampling: SamplingSpec = SamplingSpec()
     batch_size: Annotated[int, Field(ge=1, le=256)] = 2
@@ -184,6 +217,28 @@ class RunConfig(_Section):
     recalibration: RecalibrationSection | None = RecalibrationSection()
     loss: LossSpec = CrossEntropyDice()
     weights: StartWeights | None = None
+    memory: MemorySection = MemorySection()
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _check_detector(self) -> Self:
+        if self.model.task != "detection":
+            return self
+        if self.resolution.mode not in ("native", "crop"):
+            raise ValueError(
+                f"resolution {self.resolution.mode!r} is for segmentation; a detector takes native "
+                "or crop"
+            )
+        if self.dry_run:
+            raise ValueError("a detector's memory is not estimated; leave dry_run out")
+        if self.devices > 1:
+            raise ValueError("a detector is trained on one device; leave devices out")
+        if self.loss != CrossEntropyDice():
+            raise ValueError(
+                f"loss {self.loss.kind!r} is for pixels, {self.model.architecture} has losses of "
+                "its own; leave loss out"
+            )
+        return self
 
     @property
     def images_per_step(self) -> int:
@@ -199,6 +254,11 @@ class RunConfig(_Section):
     def norm_in_force(self) -> NormSpec:
         """What ``norm`` comes to for steps of so many images; never ``auto``."""
         return self.norm.for_batch(self.images_per_step)
+
+    @property
+    def resize_factor(self) -> float:
+        """Sides of a frame as the network sees it, as a share of its own; 1 unless resized."""
+        return self.resolution.factor if isinstance(self.resolution, ResizedResolution) else 1.0
 
 
 def read_config(path: Path) -> RunConfig:

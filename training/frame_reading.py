@@ -11,6 +11,7 @@ from training.batches import plan_draws
 from training.config import RunConfig
 from training.events import EventLog
 from training.preparation import Prepared
+from training.resizing import resize_frame
 from training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,10 @@ def write_contact_sheet(config: RunConfig, prepared: Prepared, run: RunDirectory
     if run.training_frames.exists():
         return
     draws = [draw for batch in plan_draws(prepared.train.items, config, 0) for draw in batch]
-    frames = [prepared.train.show(draw, epoch=0) for draw in draws[:SHEET_FRAMES]]
+    frames = [
+        resize_frame(prepared.train.show(draw, epoch=0), config.resize_factor)
+        for draw in draws[:SHEET_FRAMES]
+    ]
     sheet = draw_contact_sheet(frames, prepared.manifest.classes)
     _, encoded = cv2.imencode(".png", sheet[:, :, ::-1])
     partial = run.training_frames.with_suffix(".partial")

@@ -12,15 +12,12 @@ from data import Draw
 from data.loader import batches_ahead, default_workers, prefetch
 from norm import plain_state_dict
 from training.batches import (
-    Batch,
-    collate,
+    TaskBatch,
     count_steps,
     largest_batch_bytes,
     plan_steps,
     split_evenly,
-    with_distances,
 )
-from training.calibration_look import calibration_dice, mean_dice
 from training.checkpoint import (
     discard_checkpoints_after,
     load_latest_checkpoint,
@@ -30,12 +27,14 @@ from training.config import RunConfig
 from training.errors import DivergedError
 from training.events import EventLog
 from training.loop_state import LoopState, Trained, checkpoint_content, restore_checkpoint
-from training.optimizer_step import ALONE, Learner, take_step
-from training.preparation import Prepared
+from training.memory.step_in_flight import step_in_flight
+from training.optimizer_step import ALONE, take_step
+from training.preparation import Prepared, learner_of
 from training.progress import Progress
 from training.ranks import Ranks
 from training.run_directory import RunDirectory
 from training.schedule import build_optimizer, learning_rate
+from training.task import Look
 from training.weight_average import WeightAverage
 
 # Calibration frames are looked at about this often in a run, since on a CPU a look at whole frames
@@ -76,7 +75,7 @@ class TrainingLoop:
         self._ahead = batches_ahead(self._workers, batch_bytes)
         epochs_total = math.ceil(self.steps_total / self.steps_per_epoch)
         self.look_every_epochs = max(1, math.ceil(epochs_total / LOOKS_A_RUN))
-        self.learner = Learner(prepared.network, prepared.loss, prepared.device, prepared.precision)
+        self.learner = learner_of(prepared)
         self.trained = Trained(
             prepared.network,
             build_optimizer(prepared.network, config.optimizer),
@@ -171,16 +170,14 @@ class TrainingLoop:
         """Whole passes over the training frames so far."""
         return self.state.step // self.steps_per_epoch
 
-    def _rest_of_epoch(self) -> Generator[list[Batch]]:
+    def _rest_of_epoch(self) -> Generator[list[TaskBatch]]:
         """Yield this rank's micro-batches of each optimizer step that is left of the epoch."""
         epoch = self.epoch
         done = self.state.step % self.steps_per_epoch
 
-        def load(draws: tuple[Draw, ...]) -> Batch:
+        def load(draws: tuple[Draw, ...]) -> TaskBatch:
             frames = [self.prepared.train.show(draw, epoch) for draw in draws]
-            batch = collate(frames, self.prepared.preprocessing)
-            reach_px = self.prepared.loss.reach_px
-            return batch if reach_px is None else with_distances(batch, reach_px)
+            return self.prepared.task.collate(frames)
 
         steps = plan_steps(self.prepared.train.items, self.config, epoch)[done:]
         parts = [split_evenly(step, self.ranks.count)[self.ranks.rank] for step in steps]
@@ -190,7 +187,7 @@ class TrainingLoop:
             for part in parts:
                 yield list(itertools.islice(loaded, len(part)))
 
-    def _step(self, batches: list[Batch], progress: Progress) -> None:
+    def _step(self, batches: list[TaskBatch], progress: Progress) -> None:
         state, section = self.state, self.config.optimizer
         rate = learning_rate(
             section,
@@ -202,14 +199,15 @@ class TrainingLoop:
         for group in self.trained.optimizer.param_groups:
             group["lr"] = rate
         self.prepared.loss.set_progress(max(state.step / self.steps_total, self._time_spent()))
-        result = take_step(
-            self.learner,
-            batches,
-            self.trained.optimizer,
-            max_gradient_norm=section.max_gradient_norm,
-            step=state.step + 1,
-            ranks=self.ranks,
-        )
+        with self._in_flight():
+            result = take_step(
+                self.learner,
+                batches,
+                self.trained.optimizer,
+                max_gradient_norm=section.max_gradient_norm,
+                step=state.step + 1,
+                ranks=self.ranks,
+            )
         state.step += 1
         if self.trained.average is not None:
             self.trained.average.update(self.prepared.network, state.step)
@@ -230,6 +228,12 @@ class TrainingLoop:
         )
         if checkpoint_due:
             self._checkpoint()
+
+    def _in_flight(self) -> contextlib.AbstractContextManager[None]:
+        """Leave a trace while a step is at work; one of all ranks is enough."""
+        if not self.ranks.is_first:
+            return contextlib.nullcontext()
+        return step_in_flight(self.run.step_in_flight, self.state.step + 1)
 
     def _tick(self) -> bool:
         """Count the time since the last call; return whether a checkpoint is due."""
@@ -266,47 +270,42 @@ class TrainingLoop:
         state, average = self.state, self.trained.average
         shown = average.applied_to(self.prepared.network) if average else contextlib.nullcontext()
         with shown:
-            by_class = self._agreed_calibration_dice()
-            mean = mean_dice(by_class)
-            # Without a labelled calibration pixel there is nothing to choose by: the last win.
-            if mean is None or mean > state.best_dice:
-                state.best_dice = mean or 0.0
+            look = self._agreed_look()
+            # Without a labelled calibration frame there is nothing to choose by: the last win.
+            if look.score is None or look.score > state.best_score:
+                state.best_score = look.score or 0.0
                 state.best_epoch = self.epoch
                 if self.ranks.is_first:
                     state.best_weights = {
                         name: tensor.detach().cpu().clone()
                         for name, tensor in plain_state_dict(self.prepared.network).items()
                     }
-        values = {f"calibration_dice/{name}": score for name, score in by_class.items()}
+        values = look.values()
         if state.loss_steps:
             values["training_loss"] = state.loss_sum / state.loss_steps
-        self.events.write(
-            "metrics",
-            step=state.step,
-            epoch=self.epoch,
-            values={"calibration_dice": mean or 0.0, **values},
-        )
+        self.events.write("metrics", step=state.step, epoch=self.epoch, values=values)
         state.loss_sum, state.loss_steps = 0.0, 0
         self._save(self.run.rewind_points)
 
-    def _agreed_calibration_dice(self) -> dict[str, float | None]:
+    def _agreed_look(self) -> Look:
         """Let the first rank look, and return on all of them what it saw.
 
         Raises:
             DivergedError: It saw a probability that is no number.
         """
-        by_class: dict[str, float | None] = {}
+        look: Look | None = None
         trouble: tuple[str, str, str | None] | None = None
         if self.ranks.is_first:
             try:
-                by_class = calibration_dice(self.prepared)
+                look = self.prepared.look()
             except DivergedError as error:
                 trouble = (error.code, error.detail, error.hint)
-        by_class, trouble = self.ranks.from_first((by_class, trouble))
-        if trouble is not None:
+        look, trouble = self.ranks.from_first((look, trouble))
+        if look is None:
+            assert trouble is not None
             code, detail, hint = trouble
             raise DivergedError(code, detail, hint=hint)
-        return by_class
+        return look
 
     def _checkpoint(self) -> None:
         """Save and say so, which tells whoever starts runs again that this attempt came further."""

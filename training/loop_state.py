@@ -19,7 +19,8 @@ class LoopState:
 
     step: int = 0
     elapsed_s: float = 0.0
-    best_dice: float = -1.0
+    # Of what the task scores at a look at the calibration frames.
+    best_score: float = -1.0
     best_epoch: int = 0
     # Weights and running statistics alone: the window's history is no part of the model.
     best_weights: dict[str, Tensor] = field(default_factory=dict)

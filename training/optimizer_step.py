@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from norm import RankStatistics
-from training.batches import Batch
+from training.batches import TaskBatch
 from training.errors import diverged
+from training.memory.checkpointing import checkpointed
 from training.ranks import Ranks
 
 ALONE = Ranks()
@@ -22,15 +23,17 @@ class Learner:
 
     Attributes:
         network: In training mode, on ``device``.
-        loss: Called with logits (N, K, H, W), targets (N, K, H, W) and validity (N, 1, H, W).
+        loss: Called with the network's answer and what a batch holds of the truth.
         device: Where it runs.
         precision: torch.bfloat16 for autocast, torch.float32 for none.
+        recomputed: Names of modules that are computed again in the backward pass.
     """
 
     network: nn.Module
     loss: nn.Module
     device: torch.device
     precision: torch.dtype
+    recomputed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,13 @@ class Seen:
     valid_pixels: int = 0
 
     @classmethod
-    def of(cls, batch: Batch) -> Self:
+    def of(cls, batch: TaskBatch) -> Self:
         """Count one batch."""
         return cls(
-            frames=len(batch.targets),
-            defective_frames=int(batch.targets.any(dim=(1, 2, 3)).sum()),
-            pixels=batch.valid.numel(),
-            valid_pixels=int(batch.valid.sum()),
+            frames=batch.frame_count,
+            defective_frames=batch.defective_count,
+            pixels=batch.pixel_count,
+            valid_pixels=batch.valid_pixel_count,
         )
 
     def __add__(self, other: Self) -> Self:
@@ -99,29 +102,25 @@ class ForwardEffects:
             torch.cuda.set_rng_state(self._cuda_rng, self._device)
 
 
-def batch_loss(learner: Learner, batch: Batch) -> Tensor:
+def batch_loss(learner: Learner, batch: TaskBatch) -> Tensor:
     """Run the network on one batch and return its loss, a scalar with a gradient.
 
     Whatever else a network is to learn, its loss is computed here.
     """
-    images = batch.images.to(learner.device, memory_format=torch.channels_last)
-    with torch.autocast(
+    autocast = torch.autocast(
         learner.device.type,
         dtype=torch.bfloat16,
         enabled=learner.precision == torch.bfloat16,
-    ):
-        logits = learner.network(images)
-    targets, valid = batch.targets.to(learner.device), batch.valid.to(learner.device)
-    if batch.distances is None:
-        loss: Tensor = learner.loss(logits, targets, valid)
-    else:
-        loss = learner.loss(logits, targets, valid, batch.distances.to(learner.device))
+    )
+    with autocast, checkpointed(learner.network, learner.recomputed):
+        answer = learner.network(*batch.inputs(learner.device))
+    loss: Tensor = learner.loss(answer, *batch.truth(learner.device))
     return loss
 
 
 def take_step(
     learner: Learner,
-    batches: Sequence[Batch],
+    batches: Sequence[TaskBatch],
     optimizer: torch.optim.Optimizer,
     *,
     max_gradient_norm: float,
@@ -133,7 +132,8 @@ def take_step(
 
     With v_m the valid pixels of micro-batch m, the loss is sum_m (v_m / sum v) loss_m. Its
     cross-entropy is that of all the step's pixels in one batch; its soft Dice is the mean of the
-    micro-batches' own, by pixels, which is not that of one batch.
+    micro-batches' own, by pixels, which is not that of one batch.  A detector's losses are means
+    over frames, and v_m counts its frames.
 
     What is raised before the optimizer moves leaves the weights, the optimizer and ``batches`` as
     they were. With ``undoable`` it also leaves buffers (running statistics, windows) and random
@@ -164,7 +164,8 @@ def take_step(
     seen = Seen(*ranks.sum(astuple(seen)))
     optimizer.zero_grad(set_to_none=True)
     try:
-        loss = _accumulate_together(learner, batches, seen.valid_pixels, ranks)
+        (weight,) = ranks.sum([sum(batch.weight for batch in batches)])
+        loss = _accumulate_together(learner, batches, weight, ranks)
         _check_finite(loss, "loss", step)
         gradient_norm = float(
             nn.utils.clip_grad_norm_(learner.network.parameters(), max_gradient_norm)
@@ -182,13 +183,13 @@ def take_step(
 
 
 def _accumulate_together(
-    learner: Learner, batches: Sequence[Batch], valid_pixels: int, ranks: Ranks
+    learner: Learner, batches: Sequence[TaskBatch], weight: float, ranks: Ranks
 ) -> float:
     """Leave the gradient of the step's loss with the parameters, on all ranks; return the loss."""
     failure: torch.OutOfMemoryError | None = None
     loss = 0.0
     try:
-        loss = _accumulate(learner, batches, valid_pixels)
+        loss = _accumulate(learner, batches, weight)
     except torch.OutOfMemoryError as error:
         # The others wait in a forward pass of theirs, and there is no telling them.
         if ranks.lockstep:
@@ -201,12 +202,11 @@ def _accumulate_together(
     return loss
 
 
-def _accumulate(learner: Learner, batches: Sequence[Batch], valid_pixels: int) -> float:
+def _accumulate(learner: Learner, batches: Sequence[TaskBatch], weight: float) -> float:
     """Add the gradient of the step's loss to the parameters' and return the loss."""
     total = torch.zeros((), dtype=torch.float64, device=learner.device)
     for batch in batches:
-        share = int(batch.valid.sum()) / valid_pixels
-        loss = batch_loss(learner, batch) * share
+        loss = batch_loss(learner, batch) * (batch.weight / weight)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return float(total)

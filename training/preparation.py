@@ -1,15 +1,16 @@
 """Before the first step: check the data, measure it, build and convert the network."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
-from data import CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitName
+from data import BoxSpec, CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitName
 from models import (
+    ModelSpec,
     Preprocessing,
     SegmentationLoss,
     WeightsReport,
@@ -21,38 +22,36 @@ from models import (
     read_weights_file,
     resolve_device,
 )
+from models.loss_spec import Boundary
 from norm import ConversionReport, convert_batchnorm
 from norm.other_normalizations import PER_IMAGE_KINDS
 from training.batches import count_steps, plan_draws, plan_steps, planned_counts
 from training.config import CropResolution, RunConfig
+from training.detection import DetectionTask, DetectorLoss
+from training.detection_preparation import check_task, settle_detector
 from training.errors import ConfigError
+from training.evaluation import whole_frames
 from training.events import EventLog
+from training.measurements import Measurements, measure
+from training.memory.checkpointing import choose_modules, record_saved_bytes
+from training.optimizer_step import Learner
+from training.resizing import ResizedLabels, tell_resizing
+from training.segmentation import SegmentationTask
+from training.task import Look, Task
 
-# Mean, deviation and foreground rate are means over millions of pixels a frame; more frames than
-# these change them little and cost minutes on a large set.
-MEASURED_FRAMES = 64
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """What was measured on training frames.
-
-    Attributes:
-        mean: Per channel, in the frames' own units.
-        std: Per channel, in the same units.
-        foreground_rate: Per class, share of labelled pixels.
-        frames: How many frames were read.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    foreground_rate: tuple[float, ...]
-    frames: int
+# What a module keeps is compared on a frame of so many strides a side, large enough that
+# activations outweigh weights.
+SMALL_FRAME_STRIDES = 8
 
 
 @dataclass
 class Prepared:
-    """Everything a run needs before its first step."""
+    """Everything a run needs before its first step.
+
+    Attributes:
+        model: The configuration's, with what is derived from the training frames.
+        task: How its network is trained.
+    """
 
     manifest: Manifest
     train: FrameDataset
@@ -60,14 +59,27 @@ class Prepared:
     test: FrameDataset
     measurements: Measurements
     preprocessing: Preprocessing
+    model: ModelSpec
     network: nn.Module
-    loss: SegmentationLoss
+    loss: SegmentationLoss | DetectorLoss
+    task: Task
     conversion: ConversionReport
     device: torch.device
     precision: torch.dtype
     # The training frames as calibration and test frames are looked at: whole, and not varied.
     train_whole: FrameDataset
     weights: WeightsReport | None = None
+    resized_labels: ResizedLabels | None = None
+    # Modules that are computed again in the backward pass.
+    recomputed: tuple[str, ...] = ()
+
+    def look(self) -> Look:
+        """Score the network as it is on the calibration frames.
+
+        Raises:
+            DivergedError: It answers with what is no number.
+        """
+        return self.task.look(self.network, whole_frames(self.calibration))
 
 
 def prepare(
@@ -88,10 +100,11 @@ def prepare(
         manifest = Manifest.read(config.data.manifest)
     except DataError as error:
         raise ConfigError(error.code, error.detail, hint=error.hint) from error
+    check_task(manifest, config.model)
     bit_depth = _check_trainable(manifest, config)
     device = _device_of(config, rank)
     train_whole = _whole_frames(manifest, config, "train", cache)
-    measurements = measure(train_whole)
+    measurements = measure(train_whole, config.resize_factor)
     train = FrameDataset(
         manifest,
         config.data.root,
@@ -100,7 +113,10 @@ def prepare(
         augmentation=config.augmentation,
         crop=_crop_of(config),
         cache=cache,
+        boxes=_boxes_of(config),
     )
+    is_detector = config.model.task == "detection"
+    model = settle_detector(config, manifest, train, events) if is_detector else config.model
     preprocessing = Preprocessing(
         in_channels=1 if len(measurements.mean) == 1 else 3,
         bit_depth=bit_depth,
@@ -108,9 +124,10 @@ def prepare(
         std=measurements.std,
         stride_px=config.model.stride_px,
         bayer=manifest.bayer,
+        resize_factor=config.resize_factor,
     )
     _check_steps(train, config, events)
-    network, weights, conversion = _build_network(config, manifest, train, measurements)
+    network, weights, conversion = _build_network(config, model, manifest, train, measurements)
     _tell_weights(weights, events)
     for left in conversion.left:
         # A normalization of each image by itself has nothing to gain from another kind.
@@ -118,6 +135,8 @@ def prepare(
             events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
     _warn_of_conversions(manifest, preprocessing.in_channels, events)
     _tell_sampling(train, config, events)
+    resized_labels = tell_resizing(train.items, manifest.classes, config, events)
+    precision = _precision_of(config, device)
     return Prepared(
         manifest=manifest,
         train=train,
@@ -125,30 +144,77 @@ def prepare(
         test=_whole_frames(manifest, config, "test", cache),
         measurements=measurements,
         preprocessing=preprocessing,
+        model=model,
         network=network.to(device),
-        loss=SegmentationLoss(torch.tensor(measurements.foreground_rate), config.loss).to(device),
+        loss=_loss_of(config, model, measurements).to(device),
+        task=_task_of(config, model, manifest, preprocessing, device),
         conversion=conversion,
         device=device,
-        precision=_precision_of(config, device),
+        precision=precision,
         train_whole=train_whole,
         weights=weights,
+        resized_labels=resized_labels,
+        recomputed=_recomputed(config, network, preprocessing),
     )
+
+
+def learner_of(prepared: Prepared) -> Learner:
+    """Return what a training step works on."""
+    return Learner(
+        prepared.network, prepared.loss, prepared.device, prepared.precision, prepared.recomputed
+    )
+
+
+def _loss_of(
+    config: RunConfig, model: ModelSpec, measurements: Measurements
+) -> SegmentationLoss | DetectorLoss:
+    if model.task == "detection":
+        return DetectorLoss()
+    return SegmentationLoss(torch.tensor(measurements.foreground_rate), config.loss)
+
+
+def _task_of(
+    config: RunConfig,
+    model: ModelSpec,
+    manifest: Manifest,
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> Task:
+    if model.task == "detection":
+        return DetectionTask(model, preprocessing, manifest.classes, device)
+    reach_px = config.loss.reach_px if isinstance(config.loss, Boundary) else None
+    return SegmentationTask(preprocessing, manifest.classes, device, reach_px)
 
 
 def _whole_frames(
     manifest: Manifest, config: RunConfig, split: SplitName, cache: FrameCache | None
 ) -> FrameDataset:
-    return FrameDataset(manifest, config.data.root, split, seed=config.seed, cache=cache)
+    return FrameDataset(
+        manifest,
+        config.data.root,
+        split,
+        seed=config.seed,
+        cache=cache,
+        boxes=_boxes_of(config),
+    )
+
+
+def _boxes_of(config: RunConfig) -> BoxSpec | None:
+    return BoxSpec() if config.model.task == "detection" else None
 
 
 def _build_network(
-    config: RunConfig, manifest: Manifest, train: FrameDataset, measurements: Measurements
+    config: RunConfig,
+    model: ModelSpec,
+    manifest: Manifest,
+    train: FrameDataset,
+    measurements: Measurements,
 ) -> tuple[nn.Module, WeightsReport | None, ConversionReport]:
     """Build the network from the run's seed, give it its start, and convert its normalization."""
     torch.manual_seed(config.seed)
     channels = len(measurements.mean)
     network = build_model(
-        config.model,
+        model,
         class_count=len(manifest.classes),
         in_channels=channels,
         foreground_rate=measurements.foreground_rate,
@@ -161,7 +227,7 @@ def _build_network(
     if norm.kind == "brn":
         # Batch Renormalization's schedule is scaled to the job's length.
         _, options["total_steps"] = count_steps(train.items, config)
-    example = example_input(config.model, channels, count=2)
+    example = example_input(model, channels, count=2)
     network, conversion = convert_batchnorm(network, example, kind=norm.kind, **options)
     return network, weights, conversion
 
@@ -192,32 +258,21 @@ def _tell_weights(weights: WeightsReport | None, events: EventLog) -> None:
         events.warning("weights_not_as_they_are", f"{names[0]}{more}: {remark}")
 
 
-def measure(dataset: FrameDataset) -> Measurements:
-    """Return mean, deviation and foreground rate over evenly spread frames of a data set."""
-    count = len(dataset)
-    indices = np.unique(np.linspace(0, count - 1, min(count, MEASURED_FRAMES)).round().astype(int))
-    pixel_count = 0
-    total: Any = 0.0
-    squares: Any = 0.0
-    labelled: Any = 0.0
-    for index in indices:
-        frame = dataset.frame(int(index), epoch=0)
-        values = frame.pixels.reshape(-1, frame.pixels.shape[2]).astype(np.float64)
-        pixel_count += len(values)
-        total = total + values.sum(axis=0)
-        squares = squares + np.square(values).sum(axis=0)
-        labelled = labelled + frame.mask.sum(axis=(0, 1), dtype=np.int64)
-    mean = total / pixel_count
-    # Float64 holds sums of squares of 16-bit values exactly up to two million 5-megapixel frames.
-    variance = np.maximum(squares / pixel_count - np.square(mean), 0)
-    # Frames of one grey level have no deviation to divide by; one unit leaves them at zero.
-    std = np.maximum(np.sqrt(variance), 1.0)
-    return Measurements(
-        mean=tuple(float(value) for value in mean),
-        std=tuple(float(value) for value in std),
-        foreground_rate=tuple(float(value) for value in labelled / pixel_count),
-        frames=len(indices),
-    )
+def _recomputed(
+    config: RunConfig, network: nn.Module, preprocessing: Preprocessing
+) -> tuple[str, ...]:
+    """Return the modules that are computed again, found on a copy by running a small frame."""
+    if not config.memory.activation_checkpointing:
+        return ()
+    # A detector in training mode asks for boxes; nearly all it keeps is its pyramid's.
+    prefix = "backbone." if config.model.task == "detection" else ""
+    traced = network.get_submodule(prefix.rstrip("."))
+    with torch.random.fork_rng([]):
+        copied = copy.deepcopy(traced).cpu().train()
+        side_px = SMALL_FRAME_STRIDES * preprocessing.stride_px
+        images = torch.randn(1, preprocessing.in_channels, side_px, side_px)
+        chosen = choose_modules(record_saved_bytes(copied, lambda: copied(images)))
+    return tuple(prefix + name for name in chosen)
 
 
 def _check_trainable(manifest: Manifest, config: RunConfig) -> Literal[8, 16]:

@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from models import frame_to_tensor, pad_to_multiple
 from norm import RecalibrationError, RecalibrationReport, plain_state_dict, recalibrate
-from training.calibration_look import calibration_dice, mean_dice
 from training.config import RecalibrationSection, RunConfig
 from training.errors import DivergedError
 from training.loop_state import LoopState
@@ -108,6 +107,8 @@ def recalibrate_if_better(config: RunConfig, prepared: Prepared, state: LoopStat
     section = config.recalibration
     if section is None:
         return Recalibration(kept=False, reason="it is switched off")
+    if config.model.task == "detection":
+        return Recalibration(kept=False, reason="a detector ships the statistics of training")
     kind = config.norm_in_force.kind
     if kind not in RECALIBRATED_KINDS:
         return Recalibration(kept=False, reason=f"norm.kind {kind!r} measures nothing in training")
@@ -115,7 +116,9 @@ def recalibrate_if_better(config: RunConfig, prepared: Prepared, state: LoopStat
     frames = affordable_frames(
         section,
         layers=_layer_count(prepared.network),
-        frame_pixels=sum(item.height * item.width for item in items) / len(items),
+        frame_pixels=config.resize_factor**2
+        * sum(item.height * item.width for item in items)
+        / len(items),
         seen_pixels=state.seen_pixels,
     )
     if min(frames, len(items)) < FEWEST_FRAMES:
@@ -125,7 +128,7 @@ def recalibrate_if_better(config: RunConfig, prepared: Prepared, state: LoopStat
         return Recalibration(kept=False, reason="no calibration frame shows a defect to judge by")
     try:
         report = recalibrate(prepared.network, TrainingFrames(prepared, frames))
-        after = mean_dice(calibration_dice(prepared))
+        after = prepared.look().score
     except (RecalibrationError, DivergedError) as error:
         _load(prepared.network, state)
         return Recalibration(kept=False, reason=f"it failed: {error}")
@@ -135,7 +138,7 @@ def recalibrate_if_better(config: RunConfig, prepared: Prepared, state: LoopStat
 def _judge(
     prepared: Prepared, state: LoopState, report: RecalibrationReport, after: float | None
 ) -> Recalibration:
-    before = state.best_dice
+    before = state.best_score
     kept = after is not None and after > before
     if kept:
         state.best_weights = {

@@ -5,18 +5,16 @@ import logging
 import os
 import platform
 import shutil
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import cv2
 import torch
 
-from data import DataError, FrameDataset
+from data import DataError
 from models import (
     Bundle,
     BundleInfo,
-    FrozenModel,
     ModelsError,
     OperatingPoint,
     build_network,
@@ -25,19 +23,21 @@ from models import (
     write_bundle,
 )
 from norm import NormError
-from training.baselines import trivial_baselines
 from training.batches import planned_counts
 from training.checkpoint import load_latest_checkpoint
 from training.config import RunConfig, read_config
-from training.errors import ParityError, RunLockedError, TrainingError
-from training.eval_forward import EvalForward
-from training.evaluation import Frames, choose_operating_point, judge, whole_frames
-from training.events import EventLog, SilentEventLog
+from training.errors import RunLockedError, TrainingError
+from training.events import EventLog, SilentEventLog, read_events
 from training.exit_status import EXIT_FAILED, EXIT_LOCKED, EXIT_OK
+from training.frame_outcomes import defects_found, write_outcomes
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
+from training.judging import judge_detector, judge_segmentation
 from training.launch import all_ranks
 from training.loop import TrainingLoop
 from training.loop_state import LoopState
+from training.memory.plan import MemoryPlan
+from training.memory.shortage import is_out_of_memory, release_memory
+from training.performance import peak_memory, training_speed
 from training.preparation import Prepared, prepare
 from training.progress import Progress
 from training.ranks import Ranks
@@ -52,7 +52,6 @@ logger = logging.getLogger(__name__)
 # of this, and every report states the difference.  On a GPU, TensorFloat-32 convolutions round to
 # ten bits.
 PARITY_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
-PARITY_FRAMES = 3
 
 
 def execute(path: Path) -> int:
@@ -83,13 +82,16 @@ def _guarded(run: RunDirectory, events: EventLog) -> int:
         logger.exception("the run failed")
         return EXIT_FAILED
     if finished:
-        events.write("finished", bundle=run.bundle.name, report=run.report.name)
+        bundle = run.bundle.name if run.bundle.exists() else None
+        events.write("finished", bundle=bundle, report=run.report.name)
     else:
         events.write("cancelled")
     return EXIT_OK
 
 
-_EXPLAINED = (TrainingError, ModelsError, DataError, NormError, torch.OutOfMemoryError)
+_EXPLAINED = (TrainingError, ModelsError, DataError, NormError)
+# What may come of a lack of memory; of these `is_out_of_memory` picks those that did.
+_MAY_BE_MEMORY = (RuntimeError, MemoryError, DataError, cv2.error)
 
 
 def _explain(error: Exception) -> dict[str, str | None]:
@@ -99,13 +101,11 @@ def _explain(error: Exception) -> dict[str, str | None]:
         return {"code": error.code, "detail": f"{place}: {error.detail}", "hint": error.hint}
     if isinstance(error, TrainingError | ModelsError):
         return {"code": error.code, "detail": error.detail, "hint": error.hint}
-    if isinstance(error, torch.OutOfMemoryError):
-        hint = "use batch_size 1, a smaller encoder, or resolution mode crop"
-        return {"code": "out_of_memory", "detail": str(error), "hint": hint}
     return {"code": "norm_refused", "detail": str(error), "hint": "see docs/norm.md"}
 
 
 def _execute(run: RunDirectory, events: EventLog) -> bool:
+    """Do the work, and go on with less memory where it runs out and the configuration allows it."""
     checkpoint, damaged = _latest_checkpoint(run)
     step = checkpoint["state"]["step"] if checkpoint else None
     events.write("started", pid=os.getpid(), resumed_from_step=step)
@@ -113,32 +113,58 @@ def _execute(run: RunDirectory, events: EventLog) -> bool:
         events.warning("checkpoint_damaged", f"{name} does not match its digest and was skipped")
     config = read_config(run.config)
     with events.heartbeats():
-        events.write("stage", stage="preparing")
-        cache = open_cache(config, run, events)
-        prepared = prepare(config, events, cache)
-        write_contact_sheet(config, prepared, run)
-        tell_cache(cache, events)
-        # Only now, when nothing is wrong with configuration and frames.
-        with all_ranks(run.path, config, _be_other_rank, events) as ranks:
-            loop = TrainingLoop(config, prepared, run, events, ranks)
-            if checkpoint is not None:
-                loop.resume(checkpoint)
-            events.write("stage", stage="running")
-            epochs_total = -(-loop.steps_total // loop.steps_per_epoch)
-            with Progress(events, epochs_total) as progress:
-                finished = loop.train(progress)
-        if not finished:
-            return False
-        events.write("stage", stage="evaluating")
-        loop.load_best()
-        recalibration = recalibrate_if_better(config, prepared, loop.state).as_dict()
-        events.write("recalibration", **recalibration)
-        report = _finish(run, config, prepared, loop, events)
-        report["recalibration"] = recalibration
-        tell_cache(cache, events)
-        _write_report(run, report)
-        write_page(run)
+        plan = MemoryPlan(run, config, events)
+        while True:
+            try:
+                finished = _attempt(run, plan, events, checkpoint)
+                break
+            except _MAY_BE_MEMORY as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.exception("memory ran out")
+                said = str(error).splitlines()[0][:200]
+            # Outside the handler, whose error holds the tensors of the step that failed.
+            release_memory()
+            checkpoint, _ = _latest_checkpoint(run)
+            step = checkpoint["state"]["step"] if checkpoint else 0
+            plan.step_down(f"memory ran out ({said}); back to step {step}", step)
     shutil.rmtree(run.decoded, ignore_errors=True)
+    return finished
+
+
+def _attempt(
+    run: RunDirectory, plan: MemoryPlan, events: EventLog, checkpoint: dict[str, Any] | None
+) -> bool:
+    """Prepare, train from the checkpoint on, and evaluate; return False if it was cancelled."""
+    events.write("stage", stage="preparing")
+    cache = open_cache(plan.config, run, events)
+    prepared = plan.admit(lambda config: prepare(config, events, cache))
+    config = plan.config
+    if config.dry_run:
+        _write_report(run, {"preflight": plan.content})
+        return True
+    write_contact_sheet(config, prepared, run)
+    tell_cache(cache, events)
+    # Only now, when nothing is wrong with configuration and frames.
+    with all_ranks(run.path, config, _be_other_rank, events) as ranks:
+        loop = TrainingLoop(config, prepared, run, events, ranks)
+        if checkpoint is not None:
+            loop.resume(checkpoint)
+        events.write("stage", stage="running")
+        epochs_total = -(-loop.steps_total // loop.steps_per_epoch)
+        with Progress(events, epochs_total) as progress:
+            finished = loop.train(progress)
+    if not finished:
+        return False
+    events.write("stage", stage="evaluating")
+    loop.load_best()
+    recalibration = recalibrate_if_better(config, prepared, loop.state).as_dict()
+    events.write("recalibration", **recalibration)
+    report = _finish(run, config, prepared, loop, events)
+    report["recalibration"] = recalibration
+    tell_cache(cache, events)
+    _write_report(run, {**report, "memory": plan.report(prepared)})
+    write_page(run)
     return True
 
 
@@ -168,7 +194,8 @@ def _be_other_rank(path: Path, config: RunConfig, ranks: Ranks) -> dict[str, str
             loop.resume(checkpoint)
         with Progress(events, epochs_total=0, drawn=False) as progress:
             loop.train(progress)
-    except _EXPLAINED as error:
+    except (*_EXPLAINED, torch.OutOfMemoryError) as error:
+        # Only the first rank steps down the ladder: a device that is smaller than its is refused.
         logger.exception("the rank failed")
         return _explain(error)
     return None
@@ -182,10 +209,10 @@ def _finish(
     events: EventLog,
 ) -> dict[str, Any]:
     """Freeze, choose the operating point, write the bundle and judge what was written."""
-    classes = tuple(prepared.manifest.classes)
     info = BundleInfo(
-        classes=classes,
-        model=config.model,
+        task=prepared.model.task,
+        classes=prepared.manifest.classes,
+        model=prepared.model,
         norm=config.norm_in_force,
         preprocessing=prepared.preprocessing,
         operating_point=OperatingPoint(classes={}),
@@ -196,30 +223,28 @@ def _finish(
     )
     network = build_network(info)
     network.load_state_dict(loop.state.best_weights)
-    frozen = FrozenModel(Bundle(info=info, network=network.eval()), str(prepared.device))
-    parity = check_parity(prepared, frozen)
-    point = choose_operating_point(frozen, _frames_of(prepared.calibration), classes)
-    for name, chosen in point.classes.items():
+    bundle = Bundle(info=info, network=network.eval())
+    judge = judge_detector if prepared.model.task == "detection" else judge_segmentation
+    judged = judge(prepared, bundle, PARITY_TOLERANCE[prepared.device.type], run.gallery)
+    for name, chosen in judged.point.classes.items():
         if chosen.basis == "default":
             events.warning("threshold_not_supported", f"{name}: {chosen.reason}")
-    info = info.model_copy(update={"operating_point": point})
-    judgement = judge(
-        frozen, _frames_of(prepared.test)(), classes, point, parts=parts_of(prepared.test)
-    )
-    metrics = judgement.metrics()
+    if judged.outcomes is not None:
+        write_outcomes(run.test_frames, judged.outcomes)
+    metrics = judged.metrics
     for lacking in unsupported_figures(metrics):
         events.warning("test_frames_lack", lacking)
-    info = info.model_copy(update={"metrics": metrics})
-    write_bundle(run.bundle, info, loop.state.best_weights)
+    update = {"operating_point": judged.point, "metrics": metrics}
+    write_bundle(run.bundle, info.model_copy(update=update), loop.state.best_weights)
     load_bundle(run.bundle)
-    baselines = trivial_baselines(_frames_of(prepared.calibration)(), _frames_of(prepared.test)())
     return {
+        "task": info.task,
         "metrics": metrics,
-        "evaluation": {**judgement.details(), "gallery": judgement.gallery.write(run.gallery)},
+        "evaluation": judged.details,
         "statements": statements(metrics),
         "unsupported": unsupported_figures(metrics),
-        "baselines": baselines,
-        "operating_point": point.model_dump(mode="json"),
+        "baselines": judged.baselines,
+        "operating_point": judged.point.model_dump(mode="json"),
         "dataset": {
             "digest": prepared.manifest.digest,
             "splits": {
@@ -227,56 +252,34 @@ def _finish(
                 for name, split in prepared.manifest.statistics().splits.items()
             },
         },
-        "model": config.model.model_dump(mode="json"),
-        "parity": parity,
+        "model": info.model.model_dump(mode="json"),
+        "parity": judged.parity,
         "norm": {
             "asked": config.norm.kind,
             "spec": config.norm_in_force.model_dump(exclude_none=True),
             **prepared.conversion.as_dict(),
         },
         "weights": prepared.weights.as_dict() if prepared.weights else None,
-        "folding": frozen.fold_report.as_dict(),
+        "folding": judged.folding.as_dict(),
         "training": _training_summary(loop),
+        "defects_found": None if judged.outcomes is None else defects_found(judged.outcomes),
+        "performance": {
+            "training": training_speed(config, loop.state),
+            "prediction": judged.prediction,
+            "memory": peak_memory(prepared.device, resumed=_has_resumed(run)),
+        },
         "measurements": vars(prepared.measurements),
         "machine": _machine(prepared),
     }
 
 
-def check_parity(prepared: Prepared, frozen: FrozenModel) -> dict[str, Any]:
-    """Compare the frozen model with the training-side eval forward on calibration frames.
-
-    Raises:
-        ParityError: If a probability differs by more than the stated tolerance.
-    """
-    forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
-    tolerance = PARITY_TOLERANCE[prepared.device.type]
-    count = min(PARITY_FRAMES, len(prepared.calibration))
-    difference = 0.0
-    for frame in islice(whole_frames(prepared.calibration), count):
-        trained = forward.probabilities(frame.pixels)
-        served = frozen.probabilities(frame.pixels)
-        difference = max(difference, float(np.abs(trained - served).max()))
-    if not difference <= tolerance:
-        raise ParityError(
-            "parity_failed",
-            f"the frozen model's probabilities differ by {difference:.2e} from the trained "
-            f"network's, the tolerance is {tolerance:.0e}",
-            hint="report it with the run's directory; the model must not be served",
-        )
-    return {"max_difference": difference, "tolerance": tolerance, "frames": count}
-
-
-def parts_of(dataset: FrameDataset) -> dict[str, str]:
-    """Return the part, lot or specimen of each frame by its name."""
-    return {item.name: item.group for item in dataset.items if item.group is not None}
-
-
-def _frames_of(dataset: FrameDataset) -> Frames:
-    return lambda: whole_frames(dataset)
+def _has_resumed(run: RunDirectory) -> bool:
+    return any(event.get("resumed_from_step") for event in read_events(run.events))
 
 
 def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
     state = loop.state
+    labels = loop.prepared.resized_labels
     return {
         "steps": state.step,
         "epochs": loop.epoch,
@@ -284,10 +287,11 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "ended_by": state.ended_by,
         "rewinds": state.rewinds,
         "best_epoch": state.best_epoch,
-        "calibration_dice": state.best_dice,
+        f"calibration_{loop.prepared.task.score_name}": state.best_score,
         "sampling": sampling_summary(loop.config, loop.prepared, state),
         "padded_pixel_share": state.padded_pixels / max(state.seen_pixels, 1),
         "resolution": loop.config.resolution.model_dump(),
+        "resized_labels": labels.as_dict() if labels else None,
         "batch_size": loop.config.batch_size,
         "accumulation_steps": loop.config.accumulation_steps,
         "images_per_step": loop.config.images_per_step,

@@ -56,6 +56,11 @@ class RunDirectory:
         return self.path / "report.json"
 
     @property
+    def test_frames(self) -> Path:
+        """What became of each test frame, one JSON object a line."""
+        return self.path / "test_frames.jsonl"
+
+    @property
     def page(self) -> Path:
         """The report for people: one HTML file that needs nothing beside it."""
         return self.path / "report.html"
@@ -69,6 +74,16 @@ class RunDirectory:
     def bundle(self) -> Path:
         """The model."""
         return self.path / "bundle"
+
+    @property
+    def memory(self) -> Path:
+        """What the run was estimated to take and which steps down it took."""
+        return self.path / "memory.json"
+
+    @property
+    def step_in_flight(self) -> Path:
+        """The step at work; left behind by a program that died in it."""
+        return self.path / "step_in_flight.json"
 
     @property
     def cancel_requested(self) -> bool:

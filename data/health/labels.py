@@ -90,7 +90,7 @@ def check_boxes(manifest: Manifest) -> Iterator[Finding]:
             "warning",
             "Some frames are labelled by boxes, and segmentation learns the whole of a box.",
             boxed,
-            "Draw outlines, or create a data set for detection.",
+            "Draw outlines; or train a detector, in a data set made for detection.",
         )
 
 

@@ -11,6 +11,7 @@ import anyio
 from fastapi import FastAPI
 
 from service.api import (
+    comparisons,
     datasets,
     deployments,
     health,
@@ -78,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         versions.router,
         version_health.router,
         jobs.router,
+        comparisons.router,
         models.router,
         reports.router,
         weights.router,

@@ -18,6 +18,7 @@ from service.api.dependencies import (
 )
 from service.api.idempotency import IdempotencyKey, create_once
 from service.api.paging import Cursor, Limit, Page, fetch_page
+from service.comparisons.repository import comparison_of
 from service.database.tables import Job
 from service.errors import NotFound
 from service.jobs import repository
@@ -25,7 +26,8 @@ from service.jobs.events import Event, EventReader
 from service.jobs.run_directory import TRAINING_FRAMES_FILE, read_log_tail
 from service.jobs.spec import JobSpec
 from service.jobs.states import TERMINAL, JobStatus
-from service.resources import JobResource, MetricsRecord
+from service.jobs.suitability import check_labels_suit
+from service.resources import JobResource, MetricsRecord, PreflightResource
 
 router = APIRouter(tags=["jobs"])
 
@@ -49,6 +51,7 @@ def job_resource(job: Job) -> JobResource:
             "cancel_requested": job.cancel_requested,
             "attempts": job.attempts,
             "model": job.model_id,
+            "comparison": comparison_of(job.id),
             "created_at": job.created_at,
             "started_at": job.started_at,
             "finished_at": job.finished_at,
@@ -68,6 +71,7 @@ def create_job(
     wishes = spec.model_dump(mode="json")
 
     def create() -> tuple[int, dict[str, object]]:
+        check_labels_suit(session, spec)
         weights.check_start(session, storage, settings.resolved_weights_dir, spec)
         job = repository.create(session, spec.version, wishes)
         return 201, job_resource(job).model_dump(mode="json")
@@ -129,6 +133,27 @@ def get_metrics(
         if event.kind == "metrics" and event.seq > after
     ]
     return Page(items=records)
+
+
+@router.get("/jobs/{job_id}/preflight")
+def get_preflight(
+    job_id: str, session: ReadSession, storage: StorageDependency
+) -> PreflightResource:
+    """Return what memory and time a job was estimated to take, and what it gave up to fit.
+
+    The worker estimates a job before its first step; a job with ``dry_run`` ends there.
+    """
+    status = repository.get(session, job_id).status
+    events = EventReader(storage.run_dir(job_id)).read_all()
+    found = [event.data for event in events if event.kind == "preflight"]
+    if not found:
+        raise NotFound(
+            "preflight_not_made",
+            f"job {job_id} is {status} and has not been estimated",
+            hint="it is estimated before the first step; look again when the job is running",
+        )
+    steps_down = [event.data for event in events if event.kind == "memory_step_down"]
+    return PreflightResource.model_validate({**found[-1], "rungs": steps_down})
 
 
 @router.get("/jobs/{job_id}/logs", response_class=PlainTextResponse)

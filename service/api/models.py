@@ -1,5 +1,7 @@
 """``/models``: what was trained, with its bundle."""
 
+from typing import Any
+
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from sqlalchemy import select
@@ -20,8 +22,21 @@ def _resource(model: Model) -> ModelResource:
         version=model.version_id,
         metrics=model.report.get("metrics", {}),
         operating_point=model.report.get("operating_point", {}),
+        notes=_notes(model.report),
         created_at=model.created_at,
     )
+
+
+def _notes(report: dict[str, Any]) -> tuple[str, ...]:
+    resolution = report.get("training", {}).get("resolution", {})
+    if resolution.get("mode") != "resized":
+        return ()
+    factor = resolution["factor"]
+    note = (
+        f"it resizes each frame by {factor:g}, as it was trained to compare with full resolution; "
+        "defects of few pixels may be lost"
+    )
+    return (note,)
 
 
 @router.get("/models")

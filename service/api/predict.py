@@ -9,13 +9,14 @@ from typing import Annotated, Any, get_args
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 
+from models import BundleInfo
 from service import deployments, model_registry
 from service.api.dependencies import InferenceDependency, RecorderDependency
 from service.api.frame_body import REQUEST_BODY, UploadedFrame, read_frame
 from service.api.request_id import current_request_id
 from service.errors import InvalidRequest
 from service.inference import InferenceEngine
-from service.pictures import Picture, draw
+from service.pictures import Picture, draw, drawable
 from service.resources import (
     DefectResource,
     PredictedBy,
@@ -80,6 +81,23 @@ def _pictures(include: str | None) -> tuple[Picture, ...]:
     return tuple(known[name] for name in asked)
 
 
+def _check_drawable(pictures: tuple[Picture, ...], info: BundleInfo) -> None:
+    """Refuse pictures that this kind of model has nothing for.
+
+    Raises:
+        InvalidRequest: It names the first one and what can be asked for instead.
+    """
+    possible = drawable(info)
+    for name in pictures:
+        if name not in possible:
+            raise InvalidRequest(
+                "picture_not_available",
+                f"the model answers with boxes, not with pixels: there is no {name} to draw",
+                where="query/include",
+                hint=f"include={','.join(possible)} draws what it found",
+            )
+
+
 def _chosen_model(
     request: Request, deployment: str | None, model_id: str | None
 ) -> tuple[str, str | None]:
@@ -102,8 +120,9 @@ def _inspect(
     inference: InferenceEngine, frame: UploadedFrame, wish: _Wish, begin: float
 ) -> Prediction:
     decode_begin = time.perf_counter()
-    bayer = inference.describe(wish.model_id).preprocessing.bayer
-    decoded = frame.decode(bayer)
+    described = inference.describe(wish.model_id)
+    _check_drawable(wish.include, described)
+    decoded = frame.decode(described.preprocessing.bayer)
     timings = {"decode": 1000 * (time.perf_counter() - decode_begin)}
     height, width = decoded.pixels.shape[:2]
     common: dict[str, Any] = {

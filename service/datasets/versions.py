@@ -262,6 +262,8 @@ def _box_warnings(manifest: Manifest) -> list[str]:
     if not boxed or manifest.task == "detection":
         return []
     learned = "segmentation learns the whole of a box as defective"
+    if len(boxed) == sum(item.is_defective for item in manifest.items):
+        learned = "a detector learns from them; a segmentation job will be refused"
     return [f"{len(boxed)} frames are labelled by boxes, and {learned}: {_list(boxed)}"]
 
 

@@ -94,7 +94,8 @@ class RunView:
 
     Attributes:
         last_seq: The newest event's ``seq``; 0 before the first.
-        last_checkpoint_seq: The newest checkpoint event's ``seq``; 0 before the first.
+        last_checkpoint_seq: The ``seq`` of the newest checkpoint, or step down to less memory; 0
+            before the first.
         pid: The process that wrote the newest ``started``.
         stage: The newest stage, if any.
         stage_seq: Its event's ``seq``; 0 before the first.
@@ -143,7 +144,9 @@ def _fold_one(view: RunView, event: Event) -> RunView:
             # A resumed run repeats its warnings; once is enough for the reader.
             known = warning in view.warnings
             return view if known else replace(view, warnings=(*view.warnings, warning))
-        case "checkpoint":
+        # A run that stepped down to less memory has done something about its last death, and the
+        # ladder ends: such an attempt was not fruitless.
+        case "checkpoint" | "memory_step_down":
             return replace(view, last_checkpoint_seq=event.seq)
         case kind if kind in TERMINAL_KINDS:
             return replace(view, terminal=event)

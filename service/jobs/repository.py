@@ -13,8 +13,16 @@ from service.ids import new_id
 from service.jobs.states import ACTIVE, RESUMABLE, TERMINAL, JobStatus, sources
 
 
-def create(session: Session, version_id: str, spec: dict[str, Any]) -> Job:
+def create(
+    session: Session, version_id: str, spec: dict[str, Any], *, job_id: str | None = None
+) -> Job:
     """Add a queued job on a data-set version.
+
+    Args:
+        session: A writing session.
+        version_id: The version.
+        spec: A `JobSpec` as JSON.
+        job_id: None makes a new one.
 
     Raises:
         InvalidRequest: There is no such version.
@@ -26,7 +34,7 @@ def create(session: Session, version_id: str, spec: dict[str, Any]) -> Job:
             where="/version",
             hint="freeze one with POST /datasets/{id}/versions and use its id",
         )
-    job = Job(id=new_id("job"), version_id=version_id, status=JobStatus.QUEUED, spec=spec)
+    job = Job(id=job_id or new_id("job"), version_id=version_id, status=JobStatus.QUEUED, spec=spec)
     session.add(job)
     session.flush()
     return job

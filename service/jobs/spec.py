@@ -48,6 +48,17 @@ class CropResolution(_Spec):
     defect_rate: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
+class ResizedResolution(_Spec):
+    """Train on whole frames made smaller, to compare with full resolution; judged on native ones.
+
+    Attributes:
+        factor: Sides of the resized frame, as a share of its own.
+    """
+
+    mode: Literal["resized"]
+    factor: Annotated[float, Field(ge=1 / 16, lt=1)]
+
+
 class DataOptions(_Spec):
     """How frames are read; nothing of it changes a result.
 
@@ -61,7 +72,9 @@ class DataOptions(_Spec):
     cache: CacheSpec = CacheSpec()
 
 
-Resolution = Annotated[NativeResolution | CropResolution, Field(discriminator="mode")]
+Resolution = Annotated[
+    NativeResolution | CropResolution | ResizedResolution, Field(discriminator="mode")
+]
 
 
 class Budget(_Spec):
@@ -140,6 +153,26 @@ class Ema(_Spec):
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.998
 
 
+class Memory(_Spec):
+    """What a job may take, and what it may give up to fit.
+
+    Attributes:
+        limit_bytes: Peak memory; null is what the device has free when the job starts.
+        ladder: Steps down that the job may take, in this order, when it does not fit; with none it
+            fails instead.  Those that change what is learned (``bfloat16``, ``crops``) are taken
+            only if they are named.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping
+            them: less memory, more time, the same result.
+    """
+
+    limit_bytes: Annotated[int, Field(gt=0)] | None = None
+    ladder: tuple[
+        Literal["bfloat16", "activation_checkpointing", "accumulation", "sampled_slopes", "crops"],
+        ...,
+    ] = ("activation_checkpointing", "accumulation", "sampled_slopes")
+    activation_checkpointing: bool = False
+
+
 class JobSpec(_Spec):
     """A training job on a frozen data-set version; what is left out takes its default.
 
@@ -148,6 +181,7 @@ class JobSpec(_Spec):
         early_stopping: Null switches it off.
         device: ``auto`` means the device the service is configured with.
         checkpoint_every_s: At most this much work is lost when the machine dies.
+        dry_run: Only estimate memory and time (``GET /jobs/{id}/preflight``); nothing is trained.
         accumulation_steps: Batches of one optimizer step, run one after the other.
         recalibration: Null ships the statistics of training.
         ema: Null ships the weights as a step left them.
@@ -190,6 +224,28 @@ class JobSpec(_Spec):
     recalibration: Recalibration | None = Recalibration()
     loss: LossSpec = CrossEntropyDice()
     weights: StartWeights | None = None
+    memory: Memory = Memory()
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _check_detector(self) -> Self:
+        if self.model.task != "detection":
+            return self
+        if self.resolution.mode not in ("native", "crop"):
+            raise ValueError(
+                f"resolution {self.resolution.mode!r} is for segmentation; a detector takes native "
+                "or crop"
+            )
+        if self.dry_run:
+            raise ValueError("a detector's memory is not estimated; leave dry_run out")
+        if self.devices > 1:
+            raise ValueError("a detector is trained on one device; leave devices out")
+        if self.loss != CrossEntropyDice():
+            raise ValueError(
+                f"loss {self.loss.kind!r} is for pixels, {self.model.architecture} has losses of "
+                "its own; leave loss out"
+            )
+        return self
 
 
 def run_config(

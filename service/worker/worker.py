@@ -181,6 +181,9 @@ class Worker:
         event = run.terminal
         if event is None:
             self._conclude_death(job, run)
+        elif event.kind == "finished" and event.data.get("bundle") is None:
+            # It was asked for an estimate alone.
+            self._advance(job, JobStatus.SUCCEEDED, {"error": None})
         elif event.kind == "finished":
             self._conclude_success(job, run)
         elif event.kind == "cancelled":

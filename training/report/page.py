@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.events import read_events
 from training.report.blocks import RunRecord, Section
+from training.report.box_sections import boxes
 from training.report.gallery_sections import false_alarms, misses
 from training.report.run_sections import model_name, norm_name, provenance, training
 from training.report.score_sections import defects, pixels
@@ -30,6 +31,7 @@ SECTIONS: tuple[Callable[[RunRecord], Section | None], ...] = (
     misses,
     false_alarms,
     pixels,
+    boxes,
     thresholds,
     training,
     provenance,

@@ -19,6 +19,7 @@ _ENDED_BY = {
 _CURVES = (
     ("loss", "loss", True),
     ("calibration_dice", "calibration Dice", False),
+    ("calibration_ap50", "calibration AP50", False),
     ("learning_rate", "learning rate", False),
     ("gradient_norm", "gradient norm before clipping", True),
 )
@@ -36,11 +37,17 @@ def training(run: RunRecord) -> Section | None:
         (f"{summary['steps']:,}", f"steps of {summary['batch_size']}, {summary['epochs']} epochs"),
         (_duration(summary["seconds"]), "of training"),
         (ended, "ended it"),
-        (f"epoch {summary['best_epoch']}", f"was kept, Dice {summary['calibration_dice']:.3f}"),
+        (f"epoch {summary['best_epoch']}", f"was kept, {_score_kept(summary)}"),
     ]
     blocks: list[Block] = [Facts(pairs)]
     plots = [plot for curve in _CURVES for plot in _curve_plot(run.events, *curve)]
     return Section("Training", [*blocks, Plots(plots)] if plots else blocks)
+
+
+def _score_kept(summary: Mapping[str, Any]) -> str:
+    if "calibration_ap50" in summary:
+        return f"AP50 {summary['calibration_ap50']:.3f}"
+    return f"Dice {summary['calibration_dice']:.3f}"
 
 
 def _curve_plot(
@@ -95,7 +102,7 @@ def provenance(run: RunRecord) -> Section | None:
         ["data-set version", report.get("dataset", {}).get("digest")],
         *(_split_row(name, split) for name, split in _splits(report)),
         ["machine", _machine(report.get("machine", {}))],
-        ["frozen model against the trained one", _parity(report.get("parity"))],
+        ["frozen model against the trained one", _parity(report)],
         ["normalization layers converted", _layers(report.get("norm", {}))],
         ["resolution of scores", _resolution(run.evaluation.get("score_resolution"))],
         ["judging the test frames", _seconds(run.evaluation.get("seconds"))],
@@ -137,11 +144,13 @@ def _machine(machine: Mapping[str, Any]) -> str:
     )
 
 
-def _parity(parity: Mapping[str, Any] | None) -> str:
+def _parity(report: Mapping[str, Any]) -> str:
+    parity = report.get("parity")
     if parity is None:
         return ""
+    what = "scores and boxes" if report.get("task") == "detection" else "probabilities"
     return (
-        f"probabilities differ by at most {parity['max_difference']:.1e} on {parity['frames']} "
+        f"{what} differ by at most {parity['max_difference']:.1e} on {parity['frames']} "
         f"calibration frames; {parity['tolerance']:.0e} is allowed"
     )
 

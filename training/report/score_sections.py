@@ -13,6 +13,14 @@ MOST_LINES = 8
 # A model with more false alarms than this is of no use, whatever it finds.
 MOST_FALSE_REGIONS = 4.0
 
+_FOUND = {
+    "segmentation": "A labelled defect is a connected region of a class's labelled pixels. It is "
+    "found if a reported region of its class shares a pixel with it; a reported region that shares "
+    "none is false.",
+    "detection": "A labelled defect is a box. It is found if a reported box of its class overlaps "
+    "it by 0.5 or more, intersection over union; a reported box that finds none is false.",
+}
+
 Classes = Mapping[str, Mapping[str, Any]]
 
 
@@ -34,15 +42,13 @@ def defects(run: RunRecord) -> Section | None:
     table = Table(
         ("class", "labelled defects found", "false regions a frame", "on good frames"),
         rows,
-        "A labelled defect is a connected region of a class's labelled pixels. It is found if a "
-        "reported region of its class shares a pixel with it; a reported region that shares none "
-        "is false.",
+        _FOUND.get(run.report.get("task", ""), _FOUND["segmentation"]),
     )
-    blocks: list[Block] = [table, *_plots_of_defects(classes), *_size_tables(classes)]
+    blocks: list[Block] = [table, *_plots_of_defects(classes, run.metrics), *_size_tables(classes)]
     return Section("Defects", [*blocks, *_free_response_table(classes)])
 
 
-def _plots_of_defects(classes: Classes) -> list[Plots]:
+def _plots_of_defects(classes: Classes, metrics: Mapping[str, Any]) -> list[Plots]:
     sized = {name: each for name, each in classes.items() if each.get("detection_by_short_side")}
     free = {name: each for name, each in classes.items() if each["free_response"]["curve"]}
     plots = []
@@ -69,9 +75,13 @@ def _plots_of_defects(classes: Classes) -> list[Plots]:
             "defects located by false regions",
         )
         caption = (
-            "Defects located against false regions a good frame (FROC) as the threshold moves. "
-            "A defect is located by a region that touches it and is labelled for a tenth or more."
+            "Defects located against false regions a good frame (FROC) as the threshold moves."
         )
+        if "boxes" not in metrics:
+            caption += (
+                " A defect is located by a region that touches it and is labelled for a tenth or "
+                "more."
+            )
         plots.append(Plot(drawing, caption + _cut(free)))
     return [Plots(plots)] if plots else []
 

@@ -7,6 +7,16 @@ from training.report.blocks import Plot, Plots, RunRecord, Section, Sentences, T
 from training.report.plots import Series, draw_plot
 from training.report.wording import caveats, say_rate
 
+_CALIBRATED = (
+    "On the calibration frames alone, which also chose the epoch that was kept, and neither taught "
+    "the network nor judge it here: "
+)
+_RULES = {
+    "segmentation": _CALIBRATED + "the threshold of the highest pixel Dice, then the least area of "
+    "a region of the highest F1 of defects found.",
+    "detection": _CALIBRATED + "the score of the highest F1 of defects found.",
+}
+
 
 def reservations(run: RunRecord) -> Section | None:
     """Return what a reader must know before the figures are relied on."""
@@ -111,11 +121,7 @@ def thresholds(run: RunRecord) -> Section | None:
         ]
         for name, chosen in point["classes"].items()
     ]
-    rule = (
-        "On the calibration frames alone, which also chose the epoch that was kept, and neither "
-        "taught the network nor judge it here: the threshold of the highest pixel Dice, then the "
-        "least area of a region of the highest F1 of defects found."
-    )
+    rule = _RULES.get(run.report.get("task", ""), _RULES["segmentation"])
     table = Table(("class", "threshold", "least area", "basis", "evidence"), rows)
     return Section("How thresholds were chosen", [Sentences([rule]), table])
 
@@ -123,7 +129,10 @@ def thresholds(run: RunRecord) -> Section | None:
 def _evidence(evidence: dict[str, Any]) -> str:
     if not {"labelled", "found", "false", "frames"} <= evidence.keys():
         return ", ".join(f"{name} {value}" for name, value in evidence.items())
-    return (
+    counts = (
         f"{evidence['found']} of {evidence['labelled']} defects found, {evidence['false']} false "
-        f"regions on {evidence['frames']} frames; pixel Dice {evidence['pixel_dice']:.3f}"
+        f"regions on {evidence['frames']} frames"
     )
+    if "pixel_dice" in evidence:
+        return f"{counts}; pixel Dice {evidence['pixel_dice']:.3f}"
+    return f"{counts}; F1 {evidence['f1']:.3f}"

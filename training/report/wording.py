@@ -104,7 +104,8 @@ def caveats(report: Mapping[str, Any]) -> list[str]:
             "Every frame is a part of its own: frames of one part, if there are any, may lie in "
             "training and in test."
         )
+    aim = "F1 of defects found" if report.get("task") == "detection" else "pixel Dice"
     said.append(
-        "Thresholds maximize pixel Dice on the calibration frames; no escape rate is guaranteed."
+        f"Thresholds maximize {aim} on the calibration frames; no escape rate is guaranteed."
     )
     return said

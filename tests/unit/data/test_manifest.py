@@ -213,6 +213,8 @@ def test_statistics_count_frames_groups_and_defects(make_item: Callable[..., Ite
     assert found["classes"]["pit"]["area_px_quantiles"]["0.5"] == 8.0
     assert found["classes"]["scratch"] == {"frames": {}, "defects": 0, "area_px_quantiles": {}}
     assert found["sizes"] == {"64x48": 4}
+    assert sum(found["labels"].values()) == 4
+    assert found["labels"]["good"] == 2
     assert json.loads(json.dumps(found)) == found
 
 

@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from models import FrameError, Preprocessing, frame_to_tensor, pad_to_multiple
+from models import (
+    FrameError,
+    Preprocessing,
+    frame_to_tensor,
+    pad_to_multiple,
+    resize_pixels,
+    resized_size,
+)
 
 MONO = Preprocessing(in_channels=1, bit_depth=8, mean=(100.0,), std=(50.0,), stride_px=32)
 COLOUR = Preprocessing(
@@ -64,3 +73,39 @@ def test_padding_reaches_the_stride_and_leaves_the_frame_alone(size: tuple[int, 
     assert padded.shape[-2] - height < 32
     assert torch.equal(padded[..., :height, :width], frame)
     assert torch.equal(padded[..., -1, -1], frame[..., -1, -1])
+
+
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    factor=st.floats(1 / 16, 1),
+    channels=st.sampled_from([1, 3]),
+    level=st.integers(0, 65_535),
+)
+def test_a_constant_frame_of_any_size_stays_constant_when_resized(
+    size: tuple[int, int], factor: float, channels: int, level: int
+) -> None:
+    pixels = np.full((*size, channels), level, np.uint16)
+    # As the cache of decoded frames hands them over.
+    pixels.flags.writeable = False
+    resized = resize_pixels(pixels, resized_size(*size, factor))
+    assert resized.shape == (*resized_size(*size, factor), channels)
+    assert resized.dtype == np.uint16
+    assert (resized == level).all()
+
+
+def test_each_resized_pixel_is_the_mean_of_what_it_covers() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 84, 3), dtype=np.uint8)
+    means = pixels.reshape(15, 4, 21, 4, 3).mean(axis=(1, 3))
+    assert np.abs(resize_pixels(pixels, (15, 21)) - means).max() <= 0.5
+    # Three pixels over two: the middle one belongs to both by halves.
+    row = np.array([[30, 60, 120]], np.uint8)[:, :, None]
+    assert resize_pixels(row, (1, 2)).ravel().tolist() == [40, 100]
+
+
+def test_a_model_of_resized_frames_says_so_with_each_frame() -> None:
+    half = MONO.model_copy(update={"resize_factor": 0.5})
+    tensor, notes = frame_to_tensor(np.full((75, 133), 150, np.uint8), half)
+    assert tensor.shape == (1, 38, 66)
+    assert torch.equal(tensor, torch.ones_like(tensor))
+    (note,) = notes
+    assert "from 133x75 to 66x38 px" in note

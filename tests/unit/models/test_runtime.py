@@ -1,5 +1,6 @@
 """The frozen model answers as the trained network would, at any frame size."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,11 @@ from models import (
     OperatingPoint,
     Preprocessing,
     build_network,
+    frame_probabilities,
     frame_to_tensor,
     pad_to_multiple,
+    resize_pixels,
+    resized_size,
 )
 
 SPECS = {
@@ -96,3 +100,40 @@ def test_a_group_norm_model_is_served_as_it_is() -> None:
     bundle = trained(SPECS["unet"], kind="gn")
     model = FrozenModel(bundle, device="cpu")
     assert model.probabilities(frame(64, 64)).shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (75, 133)])
+@pytest.mark.parametrize("factor", [0.5, 0.3])
+def test_a_model_of_resized_frames_answers_at_the_frames_own_size_and_says_so(
+    size: tuple[int, int], factor: float
+) -> None:
+    bundle = trained(SPECS["resnet"])
+    native = FrozenModel(trained(SPECS["resnet"]), "cpu")
+    preprocessing = bundle.info.preprocessing.model_copy(update={"resize_factor": factor})
+    info = bundle.info.model_copy(update={"preprocessing": preprocessing})
+    model = FrozenModel(Bundle(info=info, network=bundle.network), "cpu")
+    pixels = frame(*size)
+    inspection = model.inspect(pixels)
+    assert inspection.probabilities is not None
+    assert inspection.probabilities.shape == (1, *size)
+    assert any("frame resized" in note for note in inspection.notes)
+    # The same network on a frame that was resized by hand, then back by OpenCV's half-pixel rule.
+    small = resize_pixels(pixels[:, :, None], resized_size(*size, factor))
+    expected = cv2.resize(
+        native.probabilities(small)[0], size[::-1], interpolation=cv2.INTER_LINEAR
+    )
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(inspection.probabilities[0], expected, rtol=0, atol=1e-5)
+
+
+def test_a_constant_answer_stays_constant_at_the_frames_own_size() -> None:
+    preprocessing = trained(SPECS["resnet"]).info.preprocessing
+    half = preprocessing.model_copy(update={"resize_factor": 0.5})
+
+    class Constant(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(batch, -1.25)
+
+    answer, _ = frame_probabilities(Constant(), frame(75, 133), half, torch.device("cpu"))
+    assert answer.shape == (1, 75, 133)
+    np.testing.assert_allclose(answer, 1 / (1 + np.exp(1.25)), rtol=1e-6)

@@ -224,6 +224,8 @@ def test_boxes_of_pascal_voc_files_are_kept_as_boxes_and_segmentation_is_warned_
     version = _freeze(client, dataset).json()
     assert version["classes"] == ["pit", "stain"]
     assert any("labelled by boxes" in text for text in version["warnings"]) is warned
+    refused = "a segmentation job will be refused"
+    assert any(refused in text for text in version["warnings"]) is warned
     path = Storage(settings.storage_dir).manifest_path(version["digest"])
     labels = [item.labels for item in Manifest.read(path).items]
     assert labels[0] == BoxLabels((Box("stain", 10, 10, 20, 10),))

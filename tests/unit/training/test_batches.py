@@ -119,6 +119,27 @@ def test_sampled_epochs_of_several_sizes_have_equally_many_steps() -> None:
     assert counts == {count_steps(items, config)[0]}
 
 
+def test_a_resized_batch_holds_frames_and_labels_at_one_scale() -> None:
+    preprocessing = Preprocessing(
+        in_channels=1, bit_depth=8, mean=(0.0,), std=(1.0,), stride_px=16, resize_factor=0.5
+    )
+    frames = []
+    for height, width in ((40, 64), (33, 51)):
+        mask = np.zeros((height, width, 2), np.uint8)
+        mask[20, 30, 1] = 1
+        pixels = np.where(mask[:, :, 1:], 200, 0).astype(np.uint8)
+        frames.append(Frame(f"{height}.png", pixels, mask))
+    batch = collate(frames, preprocessing)
+    assert batch.images.shape == (2, 1, 32, 32)
+    assert batch.targets.shape == (2, 2, 32, 32)
+    assert batch.valid.sum(dim=(1, 2, 3)).tolist() == [20 * 32, 16 * 26]
+    for image, target in zip(batch.images, batch.targets, strict=True):
+        bright = image[0] > 0
+        assert bright.any()
+        assert target[1][bright].all(), "the label lies where the bright pixel came to"
+        assert not target[0].any()
+
+
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 9))
 def test_the_steps_of_an_epoch_hold_every_batch_once_in_order_and_differ_by_one_at_most(
     frames: int, batch_size: int, accumulation_steps: int

@@ -9,7 +9,6 @@ import torch
 
 from norm import plain_state_dict, recalibrate
 from tests.training_runs import make_run
-from training.calibration_look import calibration_dice, mean_dice
 from training.config import RecalibrationSection, read_config
 from training.events import EventLog
 from training.loop_state import LoopState
@@ -37,7 +36,7 @@ def test_recalibrated_statistics_are_kept_if_and_only_if_the_calibration_dice_ri
     config, prepared = prepared_run(tmp_path / "run", frames, recalibration={"max_frames": 3})
     before = weights_of(prepared)
     twin = copy.deepcopy(prepared.network)
-    state = LoopState(best_dice=best_dice, best_weights=before, seen_pixels=10**8)
+    state = LoopState(best_score=best_dice, best_weights=before, seen_pixels=10**8)
     outcome = recalibrate_if_better(config, prepared, state)
 
     expected = recalibrate(twin, TrainingFrames(prepared, 3))
@@ -49,7 +48,7 @@ def test_recalibrated_statistics_are_kept_if_and_only_if_the_calibration_dice_ri
         assert torch.equal(tensor, measured[name]), name
         assert torch.equal(state.best_weights[name], measured[name]), name
     if kept:
-        assert outcome.calibration_dice_after == mean_dice(calibration_dice(prepared))
+        assert outcome.calibration_dice_after == prepared.look().score
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_what_is_not_recalibrated_says_why_and_is_not_touched(
 ) -> None:
     config, prepared = prepared_run(tmp_path / "run", frames, **changes)
     before = weights_of(prepared)
-    state = LoopState(best_dice=0.0, best_weights=before, seen_pixels=seen_pixels)
+    state = LoopState(best_score=0.0, best_weights=before, seen_pixels=seen_pixels)
     outcome = recalibrate_if_better(config, prepared, state)
     assert not outcome.kept
     assert reason in outcome.reason

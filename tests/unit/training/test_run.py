@@ -354,6 +354,14 @@ def test_without_a_wish_the_normalization_suits_the_step_and_report_and_bundle_n
             "100",
         ),
         (
+            {
+                "model": {"architecture": "fasterrcnn"},
+                "resolution": {"mode": "resized", "factor": 0.5},
+            },
+            "config_invalid",
+            "native",
+        ),
+        (
             {"data": {"manifest": "/nowhere/manifest.jsonl", "root": "/nowhere"}},
             "manifest_unreadable",
             "",

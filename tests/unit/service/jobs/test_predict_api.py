@@ -168,6 +168,7 @@ def test_a_raw_bayer_frame_is_demosaiced_as_its_model_was_taught(
         return cv2.imdecode(raw, cv2.IMREAD_UNCHANGED)
 
     expected = FrozenModel(load_bundle(bayer_bundle), "auto").inspect(demosaiced(mosaic, "GBRG"))
+    assert expected.probabilities is not None
     served = picture("probabilities/pit")
     assert np.ptp(served) > 100, "a constant map would prove nothing"
     np.testing.assert_array_equal(served, np.rint(expected.probabilities[0] * 65_535))

@@ -71,6 +71,12 @@ def test_every_field_of_a_job_reaches_the_run() -> None:
             assert config[name] == wish, name
 
 
+def test_a_resized_job_reaches_the_run() -> None:
+    config = config_of({"resolution": {"mode": "resized", "factor": 0.25}})
+    assert config.resize_factor == 0.25
+    assert config_of({}).resize_factor == 1.0
+
+
 def test_a_job_without_a_device_of_its_own_trains_on_the_installations() -> None:
     assert config_of({}, device="cuda:1").device == "cuda:1"
     assert config_of({"device": "cpu"}, device="cuda:1").device == "cpu"
@@ -83,6 +89,9 @@ def test_a_job_without_a_device_of_its_own_trains_on_the_installations() -> None
         {"batch_size": 0},
         {"resolution": {"mode": "crop", "height_px": 8, "width_px": 512}},
         {"resolution": {"mode": "tiles"}},
+        {"resolution": {"mode": "resized"}},
+        {"resolution": {"mode": "resized", "factor": 1}},
+        {"resolution": {"mode": "resized", "factor": 0.01}},
         {"device": "gpu"},
         {"budget": {"max_steps": 0}},
     ],

@@ -1,0 +1,131 @@
+"""Whole runs of two steps: the peak estimated before the first one against the program's own."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.preflight.frames import drawn_frames, run_config
+from benchmarks.preflight.results import store
+
+UNET18: dict[str, Any] = {"architecture": "unet", "encoder": "resnet18"}
+CHECKPOINTED: dict[str, Any] = {"activation_checkpointing": True, "ladder": []}
+
+
+def _unet(encoder: str) -> dict[str, Any]:
+    return {"architecture": "unet", "encoder": encoder}
+
+
+def _fpn(encoder: str) -> dict[str, Any]:
+    return {"architecture": "fpn", "encoder": encoder}
+
+
+# Frame size and what differs from a job's defaults.
+RUNS: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
+    "unet resnet18, auto, batch 2": ((640, 512), {"model": UNET18}),
+    "unet resnet18, cbn, batch 1": (
+        (640, 512),
+        {"model": UNET18, "norm": {"kind": "cbn"}, "batch_size": 1},
+    ),
+    "unet resnet18, bn, batch 2, checkpointing": (
+        (640, 512),
+        {"model": UNET18, "memory": CHECKPOINTED},
+    ),
+    "unet resnet18, cbn, batch 1, checkpointing": (
+        (640, 512),
+        {"model": UNET18, "norm": {"kind": "cbn"}, "batch_size": 1, "memory": CHECKPOINTED},
+    ),
+    "unet resnet18, bn, batch 2, bfloat16": (
+        (640, 512),
+        {"model": UNET18, "precision": "bfloat16"},
+    ),
+    "unet resnet18, bn, 2 x batch 1 accumulated": (
+        (640, 512),
+        {"model": UNET18, "batch_size": 1, "accumulation_steps": 2},
+    ),
+    "unet resnet18, bn, batch 4, windows of 256 px": (
+        (640, 512),
+        {
+            "model": UNET18,
+            "batch_size": 4,
+            "resolution": {"mode": "crop", "height_px": 256, "width_px": 256},
+        },
+    ),
+    "unet resnet34, gn, batch 1": (
+        (640, 512),
+        {"model": _unet("resnet34"), "norm": {"kind": "gn"}, "batch_size": 1},
+    ),
+    "unet mobilenet_v2, brn, batch 2": (
+        (640, 512),
+        {"model": _unet("mobilenet_v2"), "norm": {"kind": "brn"}},
+    ),
+    "unet efficientnet_b0, bn, batch 1, moving average": (
+        (640, 512),
+        {"model": _unet("efficientnet_b0"), "norm": {"kind": "bn"}, "batch_size": 1, "ema": {}},
+    ),
+    "fpn resnet50, frozen, batch 1": (
+        (640, 512),
+        {"model": _fpn("resnet50"), "norm": {"kind": "frozen"}, "batch_size": 1},
+    ),
+    "fpn mobilenet_v3_small, bn, batch 2": (
+        (640, 512),
+        {"model": _fpn("mobilenet_v3_small")},
+    ),
+    "unet mobilenet_v3_small, cbn exponential, batch 1": (
+        (640, 512),
+        {
+            "model": _unet("mobilenet_v3_small"),
+            "norm": {"kind": "cbn", "history": "exponential"},
+            "batch_size": 1,
+        },
+    ),
+    "unet resnet18, bn, batch 1, larger frames": (
+        (1024, 896),
+        {"model": UNET18, "norm": {"kind": "bn"}, "batch_size": 1},
+    ),
+    "unet resnet18, bn, batch 2, larger frames, checkpointing": (
+        (1024, 896),
+        {"model": UNET18, "memory": CHECKPOINTED},
+    ),
+}
+
+
+def measure_runs(work: Path, results: Path) -> None:
+    """Run every configuration in a program of its own and store both numbers.
+
+    A run that fails is reported and left out of the table.
+    """
+    rows = []
+    for name, ((width_px, height_px), changes) in RUNS.items():
+        root = drawn_frames(work, width_px, height_px)
+        memory = _memory_of_run(work / "run", run_config(root, **changes))
+        if memory is None:
+            print(f"{name}: failed", flush=True)
+            continue
+        rows.append(
+            {
+                "name": name,
+                "frame": f"{width_px}x{height_px}",
+                "estimated_bytes": memory["estimate"]["peak_bytes"],
+                "measured_bytes": memory["measured_peak_bytes"],
+                "phase_bytes": memory["estimate"]["phase_bytes"],
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+        store(results, "runs", rows)
+
+
+def _memory_of_run(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    shutil.rmtree(run_dir, ignore_errors=True)
+    run_dir.mkdir(parents=True)
+    (run_dir / "config.json").write_text(json.dumps(config))
+    with (run_dir / "log.txt").open("wb") as log:
+        command = [sys.executable, "-m", "training", str(run_dir)]
+        status = subprocess.run(command, check=False, stdout=log, stderr=log).returncode  # noqa: S603 - our own program.
+    if status != 0:
+        return None
+    report: dict[str, Any] = json.loads((run_dir / "report.json").read_text())
+    memory: dict[str, Any] = report["memory"]
+    return memory

@@ -1,0 +1,63 @@
+"""What a finished run directory says: scores, time and memory, as an entry of the results."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.protocol import Task
+
+
+def outcome_of(run_dir: Path, task: Task) -> dict[str, Any]:
+    """Return a finished run's scores and what they cost."""
+    report = json.loads((run_dir / "report.json").read_text())
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    performance = report["performance"]
+    main = "ap50" if task == "detection" else "dice"
+    prediction = performance["prediction"] or {"frames_per_s": None}
+    return {
+        "scores": scores_of(report, task),
+        "best_trivial": max(scores[main] or 0.0 for scores in report["baselines"].values()),
+        "test_frames": report["metrics"]["frames"],
+        "steps": report["training"]["steps"],
+        "megapixels": performance["training"]["megapixels"],
+        "training_s": performance["training"]["seconds"],
+        "total_s": round(spent_s(events), 1),
+        "predicted_frames_per_s": prediction["frames_per_s"],
+        "peak_bytes": performance["memory"]["peak_bytes"],
+        "threads": report["machine"]["threads"],
+    }
+
+
+def scores_of(report: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Return a report's scores: numbers, or rates with events, n and exact bounds."""
+    metrics = report["metrics"]
+    if task == "detection":
+        return {
+            "ap50": metrics["boxes"]["ap50"],
+            "escape": metrics["escape"],
+            "overkill": metrics["overkill"],
+        }
+    return {
+        "dice": metrics["pixels"]["any"]["dice"],
+        "defects_found": report["defects_found"]["all"],
+        "small_defects_found": report["defects_found"]["by_size"][0]["recall"],
+        "escape": metrics["escape"],
+        "overkill": metrics["overkill"],
+    }
+
+
+def spent_s(events: Iterable[Mapping[str, Any]]) -> float:
+    """Return how long a run's programs worked, pauses between them not counted."""
+    total_s, begin, last = 0.0, None, None
+    for event in events:
+        at = datetime.fromisoformat(event["time"])
+        if event["kind"] == "started":
+            if begin is not None and last is not None:
+                total_s += (last - begin).total_seconds()
+            begin = at
+        last = at
+    if begin is not None and last is not None:
+        total_s += (last - begin).total_seconds()
+    return total_s

@@ -1,0 +1,50 @@
+"""A comparison as one HTML file that needs nothing beside it: no network, no script."""
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from service.comparisons.findings import MEASURES, size_text
+from service.comparisons.resources import ComparisonResource, Rate
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+
+def render_page(comparison: ComparisonResource) -> str:
+    """Return the comparison as HTML; it looks again by itself until every arm has ended."""
+    finished = [arm for arm in comparison.arms if arm.result is not None]
+    sizes = finished[0].result.recall_by_size if finished and finished[0].result else ()
+    return _template().render(
+        comparison=comparison,
+        finished=finished,
+        sizes=[size_text(size.from_px, size.below_px) or "of any size" for size in sizes],
+        measures=MEASURES,
+        size_text=size_text,
+        rate_text=_rate_text,
+        number=_number,
+    )
+
+
+def _rate_text(rate: Rate) -> str:
+    if rate.rate is None or rate.low is None or rate.high is None:
+        return "none to judge by"
+    return f"{rate.events} of {rate.n} ({100 * rate.low:.0f} to {100 * rate.high:.0f} %)"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "unknown" if value is None else format(value, form)
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("service.comparisons", "."),
+        # Errors quote what a run printed, and the template's own name ends in .jinja.
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("comparison_page.html.jinja")

@@ -1,0 +1,89 @@
+"""Before a detector's first step: what its data allows, and anchors for the boxes that it has."""
+
+import numpy as np
+
+from data import FrameDataset, Item, Manifest
+from data.instances import draw_instances, visible_boxes
+from data.labels import BoxLabels
+from models import DetectionSpec, ModelSpec
+from training.config import RunConfig
+from training.errors import ConfigError
+from training.events import EventLog
+
+# Quantiles over this many frames with defects change little with more, and a mask must be read.
+MEASURED_DEFECTIVE_FRAMES = 256
+
+
+def check_task(manifest: Manifest, model: ModelSpec) -> None:
+    """Refuse a segmentation network where nobody has said which pixels are defective.
+
+    Raises:
+        ConfigError: ``boxes_only``.
+    """
+    if model.task != "segmentation":
+        return
+    labelled = [item.labels for item in manifest.items if item.is_defective]
+    if labelled and all(isinstance(labels, BoxLabels) for labels in labelled):
+        raise ConfigError(
+            "boxes_only",
+            f"{model.architecture} learns which pixels are defective, and every defect of the "
+            "version is labelled by a box",
+            hint="train a detector: model.architecture fasterrcnn, retinanet or fcos; or draw "
+            "outlines",
+        )
+
+
+def settle_detector(
+    config: RunConfig, manifest: Manifest, train: FrameDataset, events: EventLog
+) -> ModelSpec:
+    """Return the detector with everything derived from the training boxes, and say what came of it.
+
+    Raises:
+        SpecError: The anchors that were asked for don't fit the network.
+    """
+    model = config.model
+    architecture = model.architecture
+    sides = box_sides_px(train.items, manifest, config)
+    detection = (model.detection or DetectionSpec()).settle(architecture, sides)
+    events.write("anchors", boxes=len(sides), **detection.model_dump(mode="json"))
+    _warn_of_areas(manifest, events)
+    stride_px = detection.finest_stride_px
+    assert stride_px is not None
+    narrow = sum(min(pair) < stride_px for pair in sides)
+    if architecture == "fcos" and narrow:
+        events.warning(
+            "boxes_below_stride",
+            f"{narrow} of {len(sides)} measured boxes are narrower than {stride_px} px, the finest "
+            "stride: fcos learns a box only where one of its places falls into it; fasterrcnn and "
+            "retinanet learn every box",
+        )
+    return model.model_copy(update={"detection": detection})
+
+
+def box_sides_px(
+    items: tuple[Item, ...], manifest: Manifest, config: RunConfig
+) -> list[tuple[float, float]]:
+    """Return width and height of the labelled boxes in evenly spread frames with defects."""
+    defective = [item for item in items if item.is_defective]
+    count = min(len(defective), MEASURED_DEFECTIVE_FRAMES)
+    places = np.unique(np.linspace(0, len(defective) - 1, count).round().astype(int))
+    sides: list[tuple[float, float]] = []
+    for item in (defective[int(place)] for place in places):
+        instances = draw_instances(
+            item.labels, item.width, item.height, manifest.classes, config.data.root
+        )
+        boxes = visible_boxes(instances, min_visible_share=0)
+        sides += [(float(box.width), float(box.height)) for box in boxes]
+    return sides
+
+
+def _warn_of_areas(manifest: Manifest, events: EventLog) -> None:
+    drawn = sum(
+        item.is_defective and not isinstance(item.labels, BoxLabels) for item in manifest.items
+    )
+    if drawn:
+        events.warning(
+            "areas_as_boxes",
+            f"{drawn} frames are labelled by masks or outlines; a detector learns the box around "
+            "each connected region or outline",
+        )

@@ -1,0 +1,176 @@
+"""What the frozen model of a run comes to: its parity, operating point, metrics and baselines."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import Frame, FrameDataset
+from models import Bundle, FrozenDetector, FrozenModel, OperatingPoint
+from norm import FoldReport
+from training.baselines import trivial_baselines
+from training.detection import EvalDetector
+from training.detection_evaluation import (
+    choose_box_thresholds,
+    evaluate_detections,
+    judge_frames,
+    trivial_box_baselines,
+)
+from training.errors import ParityError
+from training.eval_forward import EvalForward
+from training.evaluation import Frames, choose_operating_point, judge, whole_frames
+from training.frame_outcomes import FrameOutcome, OutcomeRecorder
+from training.performance import TimedModel
+from training.preparation import Prepared
+
+PARITY_FRAMES = 3
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found out about a frozen model.
+
+    Attributes:
+        parity: How far it is from the trained network.
+        point: Chosen on the calibration frames.
+        metrics: On the test frames, at that point.
+        details: Curves, tables and what else the report tells of the test frames.
+        baselines: What answers without training reach on the test frames.
+        folding: What became of its normalization layers.
+        prediction: How many frames a second it judged, see `TimedModel`; None if not measured.
+        outcomes: What became of each test frame; None for a detector.
+    """
+
+    parity: dict[str, Any]
+    point: OperatingPoint
+    metrics: dict[str, Any]
+    details: dict[str, Any]
+    baselines: dict[str, Any]
+    folding: FoldReport
+    prediction: dict[str, Any] | None = None
+    outcomes: tuple[FrameOutcome, ...] | None = None
+
+
+def judge_segmentation(
+    prepared: Prepared, bundle: Bundle, tolerance: float, gallery: Path
+) -> Judged:
+    """Freeze a segmentation bundle, choose its operating point and judge it once.
+
+    Side effects: the worst findings are drawn into the folder ``gallery``.
+
+    Raises:
+        ParityError: If a probability differs by more than the tolerance from the trained network's.
+    """
+    classes = prepared.manifest.classes
+    frozen = FrozenModel(bundle, str(prepared.device))
+    parity = _segmentation_parity(prepared, frozen, tolerance)
+    point = choose_operating_point(frozen, _frames_of(prepared.calibration), classes)
+    timed = TimedModel(frozen)
+    recorder = OutcomeRecorder(classes, point, prepared.test.items)
+    judgement = judge(
+        timed,
+        _frames_of(prepared.test)(),
+        classes,
+        point,
+        parts=parts_of(prepared.test),
+        tell=recorder.add,
+    )
+    details = {**judgement.details(), "gallery": judgement.gallery.write(gallery)}
+    baselines = trivial_baselines(_frames_of(prepared.calibration)(), _frames_of(prepared.test)())
+    return Judged(
+        parity,
+        point,
+        judgement.metrics(),
+        details,
+        baselines,
+        frozen.fold_report,
+        timed.summary(),
+        tuple(recorder.outcomes),
+    )
+
+
+def judge_detector(
+    prepared: Prepared,
+    bundle: Bundle,
+    tolerance: float,
+    gallery: Path,  # noqa: ARG001 - pictures of boxes are not drawn yet.
+) -> Judged:
+    """Freeze a detection bundle, choose its operating point and judge it once.
+
+    Raises:
+        ParityError: If a score or a box differs by more than the tolerance from the trained
+            network's.
+    """
+    classes, detection = prepared.manifest.classes, prepared.model.detection
+    assert detection is not None
+    limit = detection.max_detections
+    frozen = FrozenDetector(bundle, str(prepared.device))
+    parity = _detection_parity(prepared, frozen, tolerance)
+    calibrated = judge_frames(frozen, whole_frames(prepared.calibration), classes)
+    point = choose_box_thresholds(calibrated, classes)
+    parts = parts_of(prepared.test)
+    tested = judge_frames(frozen, whole_frames(prepared.test), classes, parts)
+    figures = evaluate_detections(tested, classes, point, max_detections=limit)
+    baselines = trivial_box_baselines(whole_frames(prepared.test), classes, max_detections=limit)
+    return Judged(parity, point, figures.metrics, figures.details, baselines, frozen.fold_report)
+
+
+def _segmentation_parity(
+    prepared: Prepared, frozen: FrozenModel, tolerance: float
+) -> dict[str, Any]:
+    """Compare the frozen model with the training-side eval forward on calibration frames."""
+    forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
+    differences = [
+        float(
+            np.abs(forward.probabilities(frame.pixels) - frozen.probabilities(frame.pixels)).max()
+        )
+        for frame in _parity_frames(prepared)
+    ]
+    return _parity(differences, tolerance, "probabilities differ")
+
+
+def _detection_parity(
+    prepared: Prepared, frozen: FrozenDetector, tolerance: float
+) -> dict[str, Any]:
+    """Compare every score and box before the weak and the doubled are dropped.
+
+    Boxes count in units of their anchor's or region's side; Faster R-CNN's second stage is asked
+    about the same regions.
+    """
+    forward = EvalDetector(
+        prepared.network, prepared.model, prepared.preprocessing, prepared.device
+    )
+    differences = []
+    for frame in _parity_frames(prepared):
+        trained = forward.candidates(frame.pixels)
+        served = frozen.candidates(frame.pixels, trained.regions)
+        differences.append(trained.largest_difference(served))
+    return _parity(differences, tolerance, "scores or boxes differ")
+
+
+def _parity(differences: list[float], tolerance: float, what: str) -> dict[str, Any]:
+    difference = float(np.max(differences))
+    if not difference <= tolerance:
+        raise ParityError(
+            "parity_failed",
+            f"the frozen model's {what} by {difference:.2e} from the trained network's, the "
+            f"tolerance is {tolerance:.0e}",
+            hint="report it with the run's directory; the model must not be served",
+        )
+    return {"max_difference": difference, "tolerance": tolerance, "frames": len(differences)}
+
+
+def _parity_frames(prepared: Prepared) -> Iterator[Frame]:
+    return islice(whole_frames(prepared.calibration), PARITY_FRAMES)
+
+
+def parts_of(dataset: FrameDataset) -> dict[str, str]:
+    """Return the part, lot or specimen of each frame by its name."""
+    return {item.name: item.group for item in dataset.items if item.group is not None}
+
+
+def _frames_of(dataset: FrameDataset) -> Frames:
+    return lambda: whole_frames(dataset)

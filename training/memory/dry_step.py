@@ -1,0 +1,179 @@
+"""A training step and a look at a whole frame, gone through to count bytes and seconds."""
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from training.batches import Batch
+from training.config import RunConfig
+from training.memory.fake_tensors import SmallForUnknown, fake_copy
+from training.memory.live_bytes import LiveBytes
+from training.optimizer_step import take_step
+from training.preparation import Prepared, learner_of
+from training.schedule import build_optimizer
+
+_CPU = torch.device("cpu")
+
+# Real dry steps are made at no more pixels than these, all frames of a batch together.
+DRY_PIXELS = 256 * 256
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The size of one forward pass.
+
+    Attributes:
+        frames: Frames or windows.
+        height_px: Padded to the network's stride.
+        width_px: Likewise.
+    """
+
+    frames: int
+    height_px: int
+    width_px: int
+
+    @property
+    def pixels(self) -> int:
+        """Of all frames together."""
+        return self.frames * self.height_px * self.width_px
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """What a training step holds at once.
+
+    Attributes:
+        kept_bytes: From step to step: weights, statistics, windows, gradients, optimizer.
+        peak_bytes: At most within a step, what is kept and the batch included.
+    """
+
+    kept_bytes: int
+    peak_bytes: int
+
+
+def step_bytes(config: RunConfig, prepared: Prepared, shape: BatchShape) -> StepBytes:
+    """Return what a step of the run holds at once; nothing of the run changes.
+
+    It is gone through on tensors without memory, or, where it is small, really. Operators are
+    counted by what they return: what one allocates and frees within itself is not.
+    """
+    with _dry(prepared, shape) as dry:
+        optimizer = build_optimizer(dry.network, config.optimizer)
+        _fill_optimizer(dry.network, optimizer)
+        batch = _batch(prepared, shape)
+        with LiveBytes() as live, SmallForUnknown():
+            live.watch(_kept_tensors(dry.network, optimizer))
+            kept_bytes = live.live_bytes
+            live.watch((batch.images, batch.targets, batch.valid))
+            _go(config, dry, batch, optimizer)
+    return StepBytes(kept_bytes, live.peak_bytes)
+
+
+def look_bytes(prepared: Prepared, shape: BatchShape) -> int:
+    """Return what the network holds in eval mode on one whole frame, beyond its own tensors."""
+    with _dry(prepared, shape) as dry, torch.no_grad():
+        images = _batch(prepared, shape).images
+        with LiveBytes() as live, SmallForUnknown():
+            live.watch([images])
+            dry.network.eval()(images).float().sigmoid().contiguous()
+    found: int = live.peak_bytes
+    return found
+
+
+def step_seconds(config: RunConfig, prepared: Prepared, shapes: list[BatchShape]) -> list[float]:
+    """Return the seconds of one real step at each size, on a copy of the network.
+
+    Side effects: libraries load what they need for a step, on the CPU or the GPU, so that what the
+    process holds afterwards is what it will hold beside the tensors. The random state is kept.
+    """
+    devices = [prepared.device] if prepared.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        dry = replace(prepared, network=copy.deepcopy(prepared.network).train())
+        optimizer = build_optimizer(dry.network, config.optimizer)
+        seconds = []
+        for shape in [shapes[0], *shapes]:
+            batch = _batch(prepared, shape)
+            begin_s = time.perf_counter()
+            # The first one loads libraries and is not counted.
+            _go(config, dry, batch, optimizer)
+            if devices:
+                torch.cuda.synchronize(prepared.device)
+            seconds.append(time.perf_counter() - begin_s)
+    # A step of many micro-batches takes as long as so many of them.
+    made = min(config.accumulation_steps, 2)
+    return [config.accumulation_steps * passed / made for passed in seconds[1:]]
+
+
+def one_step(
+    config: RunConfig,
+    prepared: Prepared,
+    shape: BatchShape,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Make one real step of the run on noise of a size; the network's weights move."""
+    _go(config, prepared, _batch(prepared, shape), optimizer)
+
+
+def _go(
+    config: RunConfig, prepared: Prepared, batch: Batch, optimizer: torch.optim.Optimizer
+) -> None:
+    # From the second micro-batch on a step holds gradients beside activations; more add nothing.
+    batches = [batch] * min(config.accumulation_steps, 2)
+    limit = config.optimizer.max_gradient_norm
+    take_step(learner_of(prepared), batches, optimizer, max_gradient_norm=limit, step=1)
+
+
+@contextmanager
+def _dry(prepared: Prepared, shape: BatchShape) -> Iterator[Prepared]:
+    """Hand out a copy of the network and its loss to go through steps with.
+
+    Its tensors have no memory, unless the step is so small that memory is no matter: operators
+    that compute are then quicker than those that only pretend to.
+    """
+    if prepared.device == _CPU and shape.pixels <= DRY_PIXELS:
+        with torch.random.fork_rng([]):
+            yield replace(prepared, network=copy.deepcopy(prepared.network).train())
+        return
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    network = fake_copy(prepared.network, mode).train()
+    loss = fake_copy(prepared.loss, mode)
+    with mode:
+        # Shapes are the same on every device.
+        yield replace(prepared, network=network, loss=loss, device=_CPU)
+
+
+def _batch(prepared: Prepared, shape: BatchShape) -> Batch:
+    frames, height, width = shape.frames, shape.height_px, shape.width_px
+    classes = len(prepared.manifest.classes)
+    # Noise, so that a real step meets no channel without variance.
+    images = torch.randn(frames, prepared.preprocessing.in_channels, height, width)
+    return Batch(
+        images.contiguous(memory_format=torch.channels_last),
+        torch.zeros(frames, classes, height, width, dtype=torch.uint8),
+        torch.ones(frames, 1, height, width, dtype=torch.bool),
+    )
+
+
+def _fill_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Bring gradients and optimizer to the state between two steps."""
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    with SmallForUnknown():
+        optimizer.step()
+
+
+def _kept_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    for parameter in network.parameters():
+        yield parameter
+        if parameter.grad is not None:
+            yield parameter.grad
+    yield from network.buffers()
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))

@@ -1,0 +1,40 @@
+"""Telling that memory ran out from any other failure, and giving back what can be given back."""
+
+import contextlib
+import ctypes
+import gc
+import re
+
+import torch
+
+# What PyTorch's CPU allocator, oneDNN and OpenCV say when the system has no more memory; the
+# exceptions themselves are plain RuntimeErrors and cv2.errors.
+_TOLD = re.compile(
+    r"can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc|"
+    r"Insufficient memory|Failed to allocate|CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
+    r"CUDNN_STATUS_ALLOC_FAILED|could not (?:create|execute) a primitive",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error, or one that it was raised from, says that memory ran out."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError | torch.OutOfMemoryError):
+            return True
+        told = isinstance(seen, RuntimeError) or type(seen).__module__.startswith("cv2")
+        if told and _TOLD.search(str(seen)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def release_memory() -> None:
+    """Give back what nothing refers to any more, what the C library keeps for later included."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):
+        # glibc's; other C libraries keep less and have no such call.
+        ctypes.CDLL(None).malloc_trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data import FrameDataset, Item, Manifest
+from data import BoxSpec, FrameDataset, Item, Manifest
 from data.instances import draw_instances, visible_boxes
 from data.labels import BoxLabels
 from models import DetectionSpec, ModelSpec
@@ -31,6 +31,11 @@ def check_task(manifest: Manifest, model: ModelSpec) -> None:
             hint="train a detector: model.architecture fasterrcnn, retinanet or fcos; or draw "
             "outlines",
         )
+
+
+def boxes_of(config: RunConfig) -> BoxSpec | None:
+    """Return what boxes a run's frames carry, which only a detector asks for."""
+    return BoxSpec() if config.model.task == "detection" else None
 
 
 def settle_detector(

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from data import BoxSpec, CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitName
+from data import CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitName
 from models import (
     ModelSpec,
     Preprocessing,
@@ -28,7 +28,7 @@ from norm.other_normalizations import PER_IMAGE_KINDS
 from training.batches import count_steps, plan_draws, plan_steps, planned_counts
 from training.config import CropResolution, RunConfig
 from training.detection import DetectionTask, DetectorLoss
-from training.detection_preparation import check_task, settle_detector
+from training.detection_preparation import boxes_of, check_task, settle_detector
 from training.errors import ConfigError
 from training.evaluation import whole_frames
 from training.events import EventLog
@@ -113,7 +113,7 @@ def prepare(
         augmentation=config.augmentation,
         crop=_crop_of(config),
         cache=cache,
-        boxes=_boxes_of(config),
+        boxes=boxes_of(config),
     )
     is_detector = config.model.task == "detection"
     model = settle_detector(config, manifest, train, events) if is_detector else config.model
@@ -195,12 +195,8 @@ def _whole_frames(
         split,
         seed=config.seed,
         cache=cache,
-        boxes=_boxes_of(config),
+        boxes=boxes_of(config),
     )
-
-
-def _boxes_of(config: RunConfig) -> BoxSpec | None:
-    return BoxSpec() if config.model.task == "detection" else None
 
 
 def _build_network(

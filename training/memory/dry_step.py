@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from models import SegmentationLoss
 from training.batches import Batch
 from training.config import RunConfig
 from training.memory.fake_tensors import SmallForUnknown, fake_copy
@@ -70,7 +71,8 @@ def step_bytes(config: RunConfig, prepared: Prepared, shape: BatchShape) -> Step
         with LiveBytes() as live, SmallForUnknown():
             live.watch(_kept_tensors(dry.network, optimizer))
             kept_bytes = live.live_bytes
-            live.watch((batch.images, batch.targets, batch.valid))
+            parts = (batch.images, batch.targets, batch.valid, batch.distances)
+            live.watch([part for part in parts if part is not None])
             _go(config, dry, batch, optimizer)
     return StepBytes(kept_bytes, live.peak_bytes)
 
@@ -153,10 +155,14 @@ def _batch(prepared: Prepared, shape: BatchShape) -> Batch:
     classes = len(prepared.manifest.classes)
     # Noise, so that a real step meets no channel without variance.
     images = torch.randn(frames, prepared.preprocessing.in_channels, height, width)
+    distances = None
+    if isinstance(prepared.loss, SegmentationLoss) and prepared.loss.reach_px is not None:
+        distances = torch.zeros(frames, classes, height, width, dtype=torch.float16)
     return Batch(
         images.contiguous(memory_format=torch.channels_last),
         torch.zeros(frames, classes, height, width, dtype=torch.uint8),
         torch.ones(frames, 1, height, width, dtype=torch.bool),
+        distances,
     )
 
 

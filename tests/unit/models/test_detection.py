@@ -126,7 +126,7 @@ def test_a_few_steps_on_one_frame_lower_the_loss(architecture: str) -> None:
     frame, labelled = torch.randn(1, 64, 64), target((20, 10, 36, 24))
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     losses = []
-    for _ in range(8):
+    for _ in range(10):
         torch.manual_seed(1)
         loss = torch.stack(list(network([frame, frame], [labelled, target()]).values())).sum()
         optimizer.zero_grad()

@@ -94,15 +94,16 @@ def model_of(architecture: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 # Faster R-CNN draws at random which anchors and regions it learns from.
 def test_a_detector_s_run_that_died_ends_at_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faster = model_of("fasterrcnn")
-    whole = make_run(tmp_path / "whole", frames, model=faster)
+    faster: dict[str, Any] = {"model": model_of("fasterrcnn"), "budget": {"max_steps": 5}}
+    whole = make_run(tmp_path / "whole", frames, **faster)
     assert execute(whole.path) == EXIT_OK
 
-    killed = make_run(tmp_path / "killed", frames, model=faster)
+    killed = make_run(tmp_path / "killed", frames, **faster)
     step = Progress.step
 
     def die(self: Progress, number: int, *rest: Any, **others: Any) -> None:

@@ -58,6 +58,12 @@ def test_every_field_of_a_job_reaches_the_run() -> None:
         "precision": "float32",
         "checkpoint_every_s": 5.0,
         "accumulation_steps": 4,
+        "memory": {
+            "limit_bytes": 5_000_000_000,
+            "ladder": ["crops"],
+            "activation_checkpointing": True,
+        },
+        "dry_run": True,
         "ema": {"decay": 0.9},
     }
     config = config_of(wishes).model_dump(mode="json")

@@ -28,8 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## Draw frames, start the service, train, predict; pass flags in ARGS (ARGS=--keep).
 	$(BIN)/hairline demo $(ARGS)
 
-test: setup  ## Run the tests; pass flags in ARGS (ARGS="-k norm").
-	$(BIN)/pytest $(ARGS)
+test: setup  ## Run the tests, two at a time; pass flags in ARGS (ARGS="-k norm", ARGS="-n 0").
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 check: setup  ## Format, lint, types, import rules.
 	$(BIN)/ruff format --check .

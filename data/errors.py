@@ -15,7 +15,7 @@ class DataError(Exception):
     """An error about a user's file, with a stable ``code`` and a remedy.
 
     Args:
-        code: A stable snake_case word that programs may compare; docs/data.md lists them.
+        code: A stable snake_case word that programs may compare; docs/data-errors.md lists them.
         detail: One sentence for a person.
         file: The file at fault, as the user named it.
         where: The place in the file: a JSON pointer, ``line 3`` or ``pixel (x=10, y=20)``.

@@ -1,5 +1,6 @@
 """From probability maps to defects: connected regions above the operating point."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+
+from models.errors import OutputError
 
 Verdict = Literal["OK", "NG"]
 
@@ -75,7 +78,18 @@ def find_defects(
         probabilities: (K, H, W) float32.
         classes: K names.
         point: Threshold and minimum area of each class.
+
+    Raises:
+        OutputError: A probability is no number. It would lie above no threshold, and the frame
+            would be called OK.
     """
+    # The maximum of anything that holds a NaN is NaN, and is quicker than asking each.
+    if probabilities.size and not math.isfinite(float(probabilities.max())):
+        raise OutputError(
+            "probabilities_not_finite",
+            "the model's probabilities are no numbers, so there is no verdict",
+            hint="roll the deployment back; the frame or the model's weights are out of range",
+        )
     found: list[Defect] = []
     region_count = 0
     for class_map, name in zip(probabilities, classes, strict=True):

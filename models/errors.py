@@ -3,7 +3,8 @@
 ModelsError
 ├── SpecError    no such network can be built
 ├── BundleError  a bundle on disk is missing, damaged or of another format
-└── FrameError   the frame does not suit the model
+├── FrameError   the frame does not suit the model
+└── OutputError  the model answered with what is no answer
 """
 
 
@@ -30,3 +31,7 @@ class BundleError(ModelsError):
 
 class FrameError(ModelsError):
     """The frame does not suit the model."""
+
+
+class OutputError(ModelsError):
+    """The model answered with what is no answer."""

@@ -1,8 +1,10 @@
 """Uploading an archive: in pieces, through cut connections, going on where it was cut off.
 
 The service is asked how much it has after every error and at every start, so nothing but the piece
-in flight is sent twice.  The archive goes by a name made of its own name, size and time of change:
-a file that was changed is another upload, and a mixture of two is refused by its digest.
+in flight is read or sent twice.  Each piece goes with its digest, and the service keeps none that
+arrives changed.  The archive goes by a name made of its own name, size and time of change: a file
+that was changed is another upload, and one that changes while it is sent is given up before a
+mixture of two can arrive.
 """
 
 import base64
@@ -14,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from urllib.parse import quote
 
 from service.client_transport import HairlineError, JsonObject, Transport
@@ -27,7 +29,9 @@ _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 10.0
 # What a proxy in front of a service that restarts answers, and the service while it is not ready.
 _PASSING_STATUSES = frozenset({408, 502, 503, 504})
-_PASSING_CODES = frozenset({"upload_busy", "upload_offset"})
+_PASSING_CODES = frozenset({"upload_busy", "upload_offset", "content_digest_mismatch"})
+# The service keeps the archive of an import that failed so; only the layout must be named.
+_CURED_BY_A_LAYOUT = frozenset({"layout_ambiguous", "layout_mismatch"})
 _MORE_TO_COME = 308
 
 # Bytes that are there, and bytes of the whole archive.
@@ -39,7 +43,7 @@ class ArchiveUpload:
     """An archive that is there whole.
 
     Attributes:
-        queued: Its import, as it was when the last byte had arrived.
+        queued: Its import, as it was when the last byte had arrived, or its layout was named.
         sent_bytes: What this call has sent; 0 if the archive was there already.
     """
 
@@ -77,10 +81,23 @@ class Patience:
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
 
-def upload_key(dataset_id: str, archive: Path, attempt: int) -> str:
+class FileState(NamedTuple):
+    """What tells a file from a changed one."""
+
+    name: str
+    byte_count: int
+    mtime_ns: int
+
+
+def file_state(file: Path) -> FileState:
+    """Return a file's state now."""
+    status = file.stat()
+    return FileState(file.name, status.st_size, status.st_mtime_ns)
+
+
+def upload_key(dataset_id: str, archive: FileState, attempt: int) -> str:
     """Return the Idempotency-Key of a file on its way into a data set."""
-    status = archive.stat()
-    identity = json.dumps([dataset_id, archive.name, status.st_size, status.st_mtime_ns])
+    identity = json.dumps([dataset_id, *archive])
     return f"archive-{hashlib.sha256(identity.encode()).hexdigest()[:40]}-{attempt}"
 
 
@@ -97,16 +114,36 @@ def send_archive(
     """Send what the service lacks of an archive; see `HairlineClient.upload_archive`."""
     path = f"{dataset_path}/archive" + (f"?layout={quote(layout)}" if layout else "")
     for attempt in itertools.count(1):
-        key = upload_key(dataset_id, archive, attempt)
-        sender = _Sender(transport, path, archive, key, progress, patience_s)
+        state = file_state(archive)
+        key = upload_key(dataset_id, state, attempt)
+        sender = _Sender(transport, path, archive, state, key, progress, patience_s)
         queued = ImportResource.model_validate(sender.run()["import"])
         if sender.sent_bytes:
             break
         # The answer is the one of that time; an import that failed since is tried under a new name.
-        now = transport.call("GET", f"{dataset_path}/imports/{queued.id}")
+        import_path = f"{dataset_path}/imports/{queued.id}"
+        now = transport.call("GET", import_path)
         if now["status"] != "failed":
             break
+        if now["error"] is not None and now["error"]["code"] in _CURED_BY_A_LAYOUT:
+            if layout is None:
+                # It would only fail again.
+                break
+            named = _name_layout(transport, import_path, layout)
+            if named is not None:
+                return ArchiveUpload(named, 0)
     return ArchiveUpload(queued, sender.sent_bytes)
+
+
+def _name_layout(transport: Transport, import_path: str, layout: str) -> ImportResource | None:
+    """Return the import, queued again in that layout, None if its archive is no longer there."""
+    try:
+        answer = transport.call("PUT", f"{import_path}/layout", json={"name": layout})
+    except HairlineError as error:
+        if error.code == "archive_gone":
+            return None
+        raise
+    return ImportResource.model_validate(answer)
 
 
 class _Sender:
@@ -117,6 +154,7 @@ class _Sender:
         transport: Transport,
         path: str,
         archive: Path,
+        state: FileState,
         key: str,
         progress: Progress | None,
         patience_s: float,
@@ -124,12 +162,11 @@ class _Sender:
         self._transport = transport
         self._path = path
         self._archive = archive
-        self._key = key
         self._progress = progress
         self._patience = Patience(patience_s)
-        self._total = archive.stat().st_size
-        self._digest = hashlib.sha256()
-        self._hashed = 0
+        self._state = state
+        self._key = key
+        self._total = state.byte_count
         self._furthest = 0
         self.sent_bytes = 0
 
@@ -158,21 +195,16 @@ class _Sender:
 
     def _send(self, file: BinaryIO, start: int) -> JsonObject:
         stop = min(start + PIECE_BYTES, self._total)
-        self._hash_up_to(file, start)
         file.seek(start)
         piece = file.read(stop - start)
-        if len(piece) < stop - start:
-            raise OSError(f"{self._archive} became shorter while it was sent")
-        if self._hashed < stop:
-            self._digest.update(piece[self._hashed - start :])
-            self._hashed = stop
+        if len(piece) < stop - start or file_state(self._archive) != self._state:
+            raise OSError(f"{self._archive} was changed while it was sent; send it again")
+        encoded = base64.b64encode(hashlib.sha256(piece).digest()).decode()
         headers = {
             "Content-Range": f"bytes {start}-{stop - 1}/{self._total}",
             "Content-Length": str(len(piece)),
+            "Content-Digest": f"sha-256=:{encoded}:",
         }
-        if stop == self._total:
-            encoded = base64.b64encode(self._digest.digest()).decode()
-            headers["Repr-Digest"] = f"sha-256=:{encoded}:"
         self.sent_bytes += len(piece)
         return self._put(headers, self._chunks(piece, start))
 
@@ -197,13 +229,6 @@ class _Sender:
         for offset in range(0, len(piece), _CHUNK_BYTES):
             yield piece[offset : offset + _CHUNK_BYTES]
             self._show(start + offset)
-
-    def _hash_up_to(self, file: BinaryIO, stop: int) -> None:
-        """Hash what an earlier run of the program has sent."""
-        file.seek(self._hashed)
-        while self._hashed < stop and (chunk := file.read(min(_CHUNK_BYTES, stop - self._hashed))):
-            self._digest.update(chunk)
-            self._hashed += len(chunk)
 
     def _show(self, received: int) -> None:
         if self._progress is not None:

@@ -1,4 +1,4 @@
-"""The command line: ``hairline serve``, ``upload``, ``health``, ``export``, ``predict``, ``demo``.
+"""The command line: ``hairline serve``, ``upload``, ``health``, ``predict``, ``ledger`` and others.
 
 Everything heavy is imported inside the command that needs it, so that ``hairline --help`` answers
 at once.
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from service import cli_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +29,8 @@ app = typer.Typer(
 )
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
+
+app.add_typer(cli_ledger.app, name="ledger")
 
 Url = Annotated[str, typer.Option(envvar="HAIRLINE_URL", help="Where the service listens.")]
 

@@ -108,6 +108,13 @@ class DatasetCalls:
         path = _dataset(dataset_id, "imports", import_id)
         return ImportResource.model_validate(self._transport.call("GET", path))
 
+    def name_layout(self, dataset_id: str, import_id: str, layout: str) -> ImportResource:
+        """Queue an import again that failed for its layout; the archive is not sent again."""
+        path = _dataset(dataset_id, "imports", import_id, "layout")
+        return ImportResource.model_validate(
+            self._transport.call("PUT", path, json={"name": layout})
+        )
+
     def wait_for_import(
         self,
         dataset_id: str,

@@ -84,7 +84,24 @@ class Conflict(ServiceError):
 
 
 class NotReady(ServiceError):
-    """Not now; the same request may succeed later."""
+    """Not now; the same request may succeed later.
+
+    Attributes:
+        retry_after_s: When, as far as it is known.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        file: str | None = None,
+        where: str | None = None,
+        hint: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(code, detail, file=file, where=where, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class StorageError(ServiceError):

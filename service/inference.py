@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,8 @@ class InferenceEngine:
         self._device = device
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         self._places = threading.BoundedSemaphore(_WAITING_FRAMES)
+        # What the last frame took: a place is free again after about as long.
+        self._frame_s = 1.0
         # Touched by the inference thread alone.
         self._warm: OrderedDict[str, FrozenModel] = OrderedDict()
 
@@ -68,7 +71,10 @@ class InferenceEngine:
 
         def look() -> tuple[BundleInfo, Inspection]:
             model = self._model(model_id)
-            return model.info, model.inspect(pixels)
+            begin = time.perf_counter()
+            inspection = model.inspect(pixels)
+            self._frame_s = time.perf_counter() - begin
+            return model.info, inspection
 
         future = self._submit(look)
         try:
@@ -88,6 +94,7 @@ class InferenceEngine:
                 "inference_busy",
                 f"{_WAITING_FRAMES} frames are waiting already",
                 hint="send frames no faster than the model answers, or add a machine",
+                retry_after_s=self._frame_s,
             )
         future = self._thread.submit(work)
         future.add_done_callback(lambda _: self._places.release())

@@ -3,7 +3,8 @@
 An upload is two files of the spool: the archive under the name its import will use, and a record
 of one disk sector.  The record is rewritten in place after the bytes it speaks of are on disk, so
 neither a killed process nor a power cut leaves it ahead of them; what lies behind the recorded
-length is overwritten.  Whoever works on an upload holds a lock on its record.
+length was never acknowledged and is cut off.  Nothing that is acknowledged is read again.  Whoever
+works on an upload holds a lock on its record.
 """
 
 import contextlib
@@ -14,39 +15,19 @@ import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from service.errors import Conflict, StorageError
+from service.errors import Conflict, InvalidRequest, StorageError
 from service.ids import new_id
 from service.storage import Storage, disk_errors, flush_to_disk
+from service.upload_record import RECORD_BYTES, UploadRecord, load_record
 
-# At most so much of a piece is lost with a killed server.
+# At most so much of a piece without a digest is lost with a killed server.
 SYNC_EVERY_BYTES = 8 * 1024**2
-# A write of one aligned sector is not torn by a power cut.
-_RECORD_BYTES = 512
-# Running digests of uploads under way; one that was pushed out costs a reading of its file.
+# Running digests of uploads under way; of one that was pushed out the whole's digest is not known.
 _DIGESTS_KEPT = 256
-
-
-@dataclass(frozen=True)
-class PartRecord:
-    """What is known of an upload under way.
-
-    Attributes:
-        dataset_id: Where the archive goes.
-        total: Bytes of the whole archive.
-        sha256: Of the whole archive, if the sender has told it.
-        import_id: Under which it will be imported.
-        received: Bytes that are durable.
-    """
-
-    dataset_id: str
-    total: int
-    sha256: str | None
-    import_id: str
-    received: int = 0
 
 
 class _Digest(Protocol):
@@ -92,7 +73,7 @@ class Part:
         """
         record = self.record
         if record is None:
-            self._write_record(PartRecord(dataset_id, total, sha256, new_id("imp")))
+            self._write_record(UploadRecord(dataset_id, total, sha256, new_id("imp")))
             flush_to_disk(self._path.parent)
             return
         told_apart = None not in (record.sha256, sha256) and record.sha256 != sha256
@@ -104,17 +85,33 @@ class Part:
     def restart(self) -> None:
         """Begin with the first byte again."""
         if self.received:
-            record = self.begun()
             self.archive.unlink(missing_ok=True)
             # Under a new name, so that no server takes an older running digest for this one's.
-            self._write_record(replace(record, import_id=new_id("imp"), received=0))
+            self._write_record(self.begun().begun_again(new_id("imp")))
 
-    def append(self, chunks: Iterable[bytes]) -> None:
-        """Write chunks behind what is there; all that arrived is kept also when ``chunks`` raises.
+    def holds(self, start: int, stop: int, sha256: bytes) -> bool:
+        """Tell whether the last piece is this one, whose acknowledgement its sender missed."""
+        record = self.record
+        return (
+            record is not None
+            and (record.last_start, record.received) == (start, stop)
+            and record.last_sha256 == sha256.hex()
+        )
 
-        Side effects: what was written is durable when this returns or lets ``chunks`` raise.
+    def append(self, chunks: Iterable[bytes], sha256: bytes | None = None) -> None:
+        """Write a piece behind what is there.
+
+        A piece with a digest is kept whole or not at all.  Of one without, what arrived is kept,
+        also when ``chunks`` raises, and counted as unverified.
+
+        Args:
+            chunks: The piece.
+            sha256: What its sender says it is.
+
+        Side effects: what is kept is durable when this returns or lets ``chunks`` raise.
 
         Raises:
+            InvalidRequest: The piece has another digest than its sender says.
             StorageError: The disk is full or fails; what was durable before is kept.
         """
         record = self.begun()
@@ -125,17 +122,24 @@ class Part:
                 if os.fstat(descriptor).st_size > record.received:
                     file.truncate(record.received)
                 file.seek(record.received)
-                self._write(file, chunks)
+                if sha256 is None:
+                    self._write_as_it_comes(file, chunks)
+                else:
+                    self._write_whole(file, chunks, sha256)
 
-    def digest(self) -> str:
-        """Return the SHA-256 of all bytes.
+    def whole_sha256(self, *, may_read: bool) -> str | None:
+        """Return the SHA-256 of all bytes, None if it is not known without reading them.
 
-        They were hashed as they arrived, unless the server was restarted in between: then the file
-        is read once.
+        They were hashed as they arrived, unless the server was restarted in between.
+
+        Args:
+            may_read: Whether to read the file then.
         """
         digest = self._digests.take(self.begun().import_id, self.begun().received)
         if digest is not None:
             return digest.hexdigest()
+        if not may_read:
+            return None
         with disk_errors(self.archive), self.archive.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -152,35 +156,69 @@ class Part:
             self.archive.unlink(missing_ok=True)
         self.hand_over()
 
-    def begun(self) -> PartRecord:
+    def begun(self) -> UploadRecord:
         """Return what `begin` has recorded."""
         if self.record is None:
             raise ValueError(f"{self._path.name}: nothing was begun")
         return self.record
 
-    def _write(self, file: BinaryIO, chunks: Iterable[bytes]) -> None:
-        received = self.begun().received
-        digest = self._digests.take(self.begun().import_id, received)
-        durable = received
+    def _write_whole(self, file: BinaryIO, chunks: Iterable[bytes], sha256: bytes) -> None:
+        record = self.begun()
+        running = self._digests.take(record.import_id, record.received)
+        ahead = None if running is None else running.copy()
+        piece, length = hashlib.sha256(), 0
         try:
             for chunk in chunks:
                 file.write(chunk)
-                if digest is not None:
-                    digest.update(chunk)
-                received += len(chunk)
-                if received - durable >= SYNC_EVERY_BYTES:
-                    self._acknowledge(file, received)
-                    durable = received
+                piece.update(chunk)
+                if ahead is not None:
+                    ahead.update(chunk)
+                length += len(chunk)
+            check_piece(piece.digest(), sha256, record.received)
+            self._acknowledge(file, record.with_piece(length, sha256.hex(), is_verified=True))
+            running = ahead
         finally:
-            if received > durable:
-                self._acknowledge(file, received)
-            if digest is not None:
-                self._digests.keep(self.begun().import_id, received, digest)
+            if self.received == record.received:
+                # A disk that fails here too leaves bytes that the next piece cuts off.
+                with contextlib.suppress(OSError):
+                    file.truncate(record.received)
+            if running is not None:
+                self._digests.keep(record.import_id, self.received, running)
 
-    def _acknowledge(self, file: BinaryIO, received: int) -> None:
+    def _write_as_it_comes(self, file: BinaryIO, chunks: Iterable[bytes]) -> None:
+        running = self._digests.take(self.begun().import_id, self.received)
+        part, length, written = hashlib.sha256(), 0, self.received
+        try:
+            for chunk in chunks:
+                file.write(chunk)
+                part.update(chunk)
+                if running is not None:
+                    running.update(chunk)
+                length += len(chunk)
+                written += len(chunk)
+                if length >= SYNC_EVERY_BYTES:
+                    # Taken out before: a sync that failed may succeed in vain when asked again.
+                    synced, synced_length = part, length
+                    part, length = hashlib.sha256(), 0
+                    self._acknowledge_unverified(file, synced_length, synced)
+        finally:
+            # Kept under the number of bytes hashed: where a disk failed, fewer are acknowledged.
+            if running is not None:
+                self._digests.keep(self.begun().import_id, written, running)
+            if length:
+                self._acknowledge_unverified(file, length, part)
+
+    def _acknowledge_unverified(self, file: BinaryIO, length: int, digest: _Digest) -> None:
+        record = self.begun().with_piece(length, digest.hexdigest(), is_verified=False)
+        self._acknowledge(file, record)
+
+    def _acknowledge(self, file: BinaryIO, record: UploadRecord) -> None:
         file.flush()
         os.fsync(file.fileno())
-        self._write_record(replace(self.begun(), received=received))
+        if self.received == 0:
+            # The archive is new, and its name is not durable with its bytes.
+            flush_to_disk(self.archive.parent)
+        self._write_record(record)
 
     def _check_room(self, missing: int) -> None:
         free = shutil.disk_usage(self._path.parent).free
@@ -192,20 +230,18 @@ class Part:
                 "what has arrived is kept.",
             )
 
-    def _read_record(self) -> PartRecord | None:
-        raw = os.pread(self._descriptor, _RECORD_BYTES, 0)
-        try:
-            record = PartRecord(**json.loads(raw))
-        except (ValueError, TypeError):
-            # New, or torn by a power cut before the disk had its first sector.
+    def _read_record(self) -> UploadRecord | None:
+        record = load_record(os.pread(self._descriptor, RECORD_BYTES, 0))
+        if record is None:
             return None
         archive = self._storage.archive_path(record.import_id)
         size = archive.stat().st_size if archive.exists() else 0
-        return replace(record, received=min(record.received, size))
+        # Bytes that were durable are gone: a person's doing, or a disk's.
+        return record if size >= record.received else record.begun_again(record.import_id)
 
-    def _write_record(self, record: PartRecord) -> None:
+    def _write_record(self, record: UploadRecord) -> None:
         with disk_errors(self._path):
-            os.pwrite(self._descriptor, json.dumps(asdict(record)).encode().ljust(_RECORD_BYTES), 0)
+            os.pwrite(self._descriptor, record.dump(), 0)
             os.fsync(self._descriptor)
         self.record = record
 
@@ -302,7 +338,23 @@ def _locked(path: Path) -> int:
         os.close(descriptor)
 
 
-def _other_file(record: PartRecord) -> Conflict:
+def check_piece(found: bytes, told: bytes, start: int) -> None:
+    """Refuse a piece that is not what its sender says.
+
+    Raises:
+        InvalidRequest: ``content_digest_mismatch``.
+    """
+    if found != told:
+        raise InvalidRequest(
+            "content_digest_mismatch",
+            f"the bytes that arrived have the SHA-256 {found.hex()}, another than Content-Digest "
+            "says; none of them is kept",
+            where="header/Content-Digest",
+            hint=f"They were changed on their way: send them again from byte {start}.",
+        )
+
+
+def _other_file(record: UploadRecord) -> Conflict:
     return Conflict(
         "upload_differs",
         f"another file of {record.total} bytes for {record.dataset_id} is arriving under this key",

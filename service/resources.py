@@ -264,6 +264,7 @@ class Prediction(_Resource):
                     "timings_ms": {"decode": 16.1, "model": 1040.2, "total": 1101.9},
                     "warnings": [],
                     "pictures": {},
+                    "ledger_sequence": 48213,
                     "request_id": "req_8w1k3m5p7r9t2v4x",
                 }
             ]
@@ -277,4 +278,9 @@ class Prediction(_Resource):
     timings_ms: dict[str, float]
     warnings: tuple[str, ...]
     pictures: dict[str, str] = Field(description="PNG files in base64, by what they show.")
+    ledger_sequence: int | None = Field(
+        default=None,
+        description="The entry of the ledger that records this; null, with a warning, if the disk "
+        "would not take it.",
+    )
     request_id: str

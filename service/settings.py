@@ -26,11 +26,20 @@ class Settings(BaseSettings):
     max_archive_bytes: Annotated[int, Field(gt=0)] = 64 * 1024**3
     # About 100,000 thumbnails; 0 draws every preview anew.
     preview_cache_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
+    # An inspection takes about a kilobyte: some four million of them.
+    ledger_max_bytes: Annotated[int, Field(gt=0)] = 4 * 1024**3
+    # None keeps inspections however old.
+    ledger_max_age_days: Annotated[float, Field(gt=0)] | None = None
     worker_poll_s: Annotated[float, Field(gt=0)] = 0.5
     # A worker that has not renewed its lease for this long is taken for dead.
     lease_s: Annotated[float, Field(gt=0)] = 15.0
     # A run that dies this often without reaching a new checkpoint is failed instead of resumed.
     max_fruitless_attempts: Annotated[int, Field(gt=0)] = 3
+
+    @property
+    def ledger_dir(self) -> Path:
+        """Where inspections are recorded."""
+        return self.storage_dir / "ledger"
 
     @property
     def resolved_database_url(self) -> str:

@@ -8,6 +8,11 @@ import pytest
 # Threads of several torch processes that spin for each other's cores made a step on two cores 50
 # times slower; sleeping threads cost a few percent.  Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Tests that run side by side share the cores out among them, and so do the programs they start.
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _PROCESSES > 1:
+    _THREADS = max(1, len(os.sched_getaffinity(0)) // _PROCESSES)
+    os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

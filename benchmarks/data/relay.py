@@ -17,11 +17,18 @@ class Relay:
     Args:
         port: Where the server listens, now or later.
         triggers: Byte counts in rising order, each with what is done then, once.
+        alter: What becomes of each chunk that the client sends; None passes it on as it is.
     """
 
-    def __init__(self, port: int, triggers: Sequence[tuple[int, Callable[[], None]]]) -> None:
+    def __init__(
+        self,
+        port: int,
+        triggers: Sequence[tuple[int, Callable[[], None]]],
+        alter: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         self._server = ("127.0.0.1", port)
         self._triggers = list(triggers)
+        self._alter = alter
         self._lock = threading.Lock()
         self.sent_bytes = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -56,24 +63,23 @@ class Relay:
             with server:
                 back = threading.Thread(target=_pump, args=(server, client), daemon=True)
                 back.start()
-                _pump(client, server, self._count)
+                _pump(client, server, self._pass)
                 back.join()
 
-    def _count(self, size: int) -> None:
+    def _pass(self, chunk: bytes) -> bytes:
         with self._lock:
-            self.sent_bytes += size
+            self.sent_bytes += len(chunk)
             if self._triggers and self.sent_bytes >= self._triggers[0][0]:
                 self._triggers.pop(0)[1]()
+            return chunk if self._alter is None else self._alter(chunk)
 
 
 def _pump(
-    source: socket.socket, target: socket.socket, count: Callable[[int], None] | None = None
+    source: socket.socket, target: socket.socket, alter: Callable[[bytes], bytes] | None = None
 ) -> None:
     with suppress(OSError):
         while chunk := source.recv(_CHUNK_BYTES):
-            if count is not None:
-                count(len(chunk))
-            target.sendall(chunk)
+            target.sendall(chunk if alter is None else alter(chunk))
     # Whichever side ended, the connection is over for both.
     for side in (source, target):
         with suppress(OSError):

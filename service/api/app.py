@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from importlib import metadata
 from typing import Any
 
@@ -16,6 +17,7 @@ from service.api import (
     imports,
     items,
     jobs,
+    ledger,
     models,
     predict,
     problems,
@@ -31,6 +33,8 @@ from service.datasets.measurements import FrameMeasurer
 from service.datasets.picture_cache import PictureCache
 from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
+from service.ledger.journal import Retention
+from service.ledger.recorder import PredictionRecorder
 from service.settings import Settings
 from service.storage import Storage
 
@@ -62,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.ingest_limiter = anyio.CapacityLimiter(_PARALLEL_INGESTS)
     app.state.preview_limiter = anyio.CapacityLimiter(_PARALLEL_PREVIEWS)
     app.state.previews = _preview_store(app)
+    app.state.recorder = _recorder(settings)
     problems.install(app)
     app.add_middleware(RequestIdMiddleware)
     for router in (
@@ -74,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         models.router,
         deployments.router,
         predict.router,
+        ledger.router,
         health.router,
     ):
         app.include_router(router)
@@ -109,7 +115,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await anyio.to_thread.run_sync(app.state.measurer.close)
     await anyio.to_thread.run_sync(app.state.inference.close)
+    await anyio.to_thread.run_sync(app.state.recorder.close)
     app.state.engine.dispose()
+
+
+def _recorder(settings: Settings) -> PredictionRecorder:
+    days = settings.ledger_max_age_days
+    max_age = None if days is None else timedelta(days=days)
+    retention = Retention(max_bytes=settings.ledger_max_bytes, max_age=max_age)
+    return PredictionRecorder(settings.ledger_dir, retention)
 
 
 def _clear_abandoned(app: FastAPI) -> None:

@@ -4,12 +4,11 @@
 there until the last byte is (docs/decisions/0013-archives-arrive-in-pieces.md).
 """
 
-import base64
-import binascii
+import hashlib
 import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import status
@@ -22,6 +21,7 @@ from service.api.idempotency import KEPT_FOR, record, replay
 from service.database.engine import session_factory
 from service.datasets.imports import (
     ABANDONED_AFTER_S,
+    Transfer,
     archive_too_large,
     clear_archives,
     count_members,
@@ -32,12 +32,11 @@ from service.datasets.imports import (
 )
 from service.datasets.repository import get_dataset
 from service.errors import Conflict, InvalidRequest, NotFound
-from service.partial_uploads import Part, PartialUploads
+from service.partial_uploads import Part, PartialUploads, check_piece
 from service.settings import Settings
 from service.storage import Storage
 
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18})")
-_SHA256_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,16 @@ class Piece:
         stop: Behind its last byte.
         total: Bytes of the whole archive.
         is_whole: Whether the request brings all of it and whatever was there is to be replaced.
+        sha256: What its sender says it is; None leaves it unverified.
+        total_sha256: What its sender says the whole archive is.
     """
 
     start: int | None
     stop: int
     total: int
     is_whole: bool = False
+    sha256: bytes | None = None
+    total_sha256: bytes | None = None
 
     @property
     def length(self) -> int:
@@ -62,12 +65,25 @@ class Piece:
         return 0 if self.start is None else self.stop - self.start
 
 
-def read_piece(content_range: str | None, content_length: str | None) -> Piece:
+def read_piece(
+    content_range: str | None,
+    content_length: str | None,
+    *,
+    sha256: bytes | None,
+    total_sha256: bytes | None,
+) -> Piece:
     """Return the piece that a request's headers announce.
 
     Raises:
         InvalidRequest: They can't be meant as they are written.
     """
+    piece = _ranged(content_range, content_length)
+    # A question has no body, and a digest of nothing says nothing.
+    told = None if piece.start is None else sha256
+    return replace(piece, sha256=told, total_sha256=total_sha256)
+
+
+def _ranged(content_range: str | None, content_length: str | None) -> Piece:
     length = int(content_length) if content_length is not None else None
     if content_range is None:
         if length is None:
@@ -92,31 +108,6 @@ def read_piece(content_range: str | None, content_length: str | None) -> Piece:
     return piece
 
 
-def read_repr_digest(value: str | None) -> str | None:
-    """Return the SHA-256 of ``Repr-Digest`` (RFC 9530) in hexadecimal, None without the header.
-
-    Raises:
-        InvalidRequest: It holds no SHA-256.
-    """
-    if value is None:
-        return None
-    for member in value.split(","):
-        name, _, encoded = member.strip().partition("=")
-        if name == "sha-256" and encoded[:1] == encoded[-1:] == ":":
-            try:
-                raw = base64.b64decode(encoded[1:-1], validate=True)
-            except binascii.Error:
-                break
-            if len(raw) == _SHA256_BYTES:
-                return raw.hex()
-    raise _bad_header(
-        "repr_digest_invalid",
-        f"Repr-Digest holds no SHA-256: {value[:100]!r}",
-        "Repr-Digest",
-        "Send the whole archive's digest as sha-256=:BASE64:.",
-    )
-
-
 class ArchivePieces:
     """Takes in archives piece by piece, each under its Idempotency-Key."""
 
@@ -133,7 +124,6 @@ class ArchivePieces:
         dataset_id: str,
         key: str,
         piece: Piece,
-        sha256: str | None,
         layout: LayoutName | None,
         chunks: Iterable[bytes],
     ) -> JSONResponse:
@@ -141,7 +131,8 @@ class ArchivePieces:
 
         The ``layout`` of the request that brings the last byte counts.
 
-        Side effects: what arrives is kept, also when ``chunks`` raises in between.
+        Side effects: what arrives is kept, also when ``chunks`` raises in between; a piece with a
+        digest is kept whole or not at all.
 
         Returns:
             308 with how much is there, or 202 with the import.
@@ -150,7 +141,8 @@ class ArchivePieces:
             NotFound: There is no such data set.
             Conflict: Another request is at work on the upload, the piece is not the next one, or
                 the key stands for another file.
-            InvalidRequest: The whole archive has another digest than announced, or is too large.
+            InvalidRequest: The piece or the whole archive has another digest than announced, or the
+                archive is too large.
             ArchiveError: The whole archive is empty, damaged, or none at all.
             StorageError: The disk is full or fails; what arrived is kept.
         """
@@ -167,14 +159,15 @@ class ArchivePieces:
                 part.hand_over()
                 return answered
             if piece.start is None and part.record is None:
-                return _so_far(0, piece.total)
+                return _so_far(part, piece.total)
             if part.record is None:
                 self.clear_abandoned()
-            part.begin(dataset_id, piece.total, sha256)
+            total_sha256 = None if piece.total_sha256 is None else piece.total_sha256.hex()
+            part.begin(dataset_id, piece.total, total_sha256)
             if piece.start is not None:
                 _append(part, piece, chunks)
             if not part.is_complete:
-                return _so_far(part.received, piece.total)
+                return _so_far(part, piece.total)
             return self._finish(part, key, layout)
 
     def give_up(self, dataset_id: str, key: str) -> None:
@@ -210,15 +203,13 @@ class ArchivePieces:
     def _finish(self, part: Part, key: str, layout: LayoutName | None) -> JSONResponse:
         announced = part.begun()
         try:
-            sha256 = part.digest()
-            if announced.sha256 not in (None, sha256):
-                raise digest_mismatch(sha256)
+            transfer = _transfer(part)
             members = count_members(part.archive)
         except (InvalidRequest, ArchiveError):
             # No byte behind these could mend them.
             part.discard()
             raise
-        row = new_import(announced.import_id, announced.dataset_id, sha256, members, layout)
+        row = new_import(announced.import_id, announced.dataset_id, transfer, members, layout)
         with self._writes.begin() as session:
             session.add(row)
             session.flush()
@@ -235,9 +226,32 @@ class ArchivePieces:
         return _queued(row.dataset_id, body)
 
 
+def _transfer(part: Part) -> Transfer:
+    """Return what is known of an archive that is complete.
+
+    Raises:
+        InvalidRequest: It is not the one announced.
+    """
+    record = part.begun()
+    # Only who tells the whole's digest has the archive read, should a restart have lost the hash.
+    sha256 = part.whole_sha256(may_read=record.sha256 is not None)
+    if record.sha256 is not None and sha256 is not None and record.sha256 != sha256:
+        raise digest_mismatch(sha256)
+    unverified_bytes = record.unverified_bytes if record.sha256 is None else 0
+    return Transfer(sha256, record.pieces_digest, unverified_bytes)
+
+
 def _append(part: Part, piece: Piece, chunks: Iterable[bytes]) -> None:
+    body = _exactly(chunks, piece.length)
     if piece.is_whole:
         part.restart()
+    elif piece.sha256 is not None and part.holds(piece.start or 0, piece.stop, piece.sha256):
+        # Its acknowledgement was lost.  What arrives is the same again and is not written.
+        again = hashlib.sha256()
+        for chunk in body:
+            again.update(chunk)
+        check_piece(again.digest(), piece.sha256, part.received)
+        return
     if part.received != piece.start:
         raise Conflict(
             "upload_offset",
@@ -245,20 +259,24 @@ def _append(part: Part, piece: Piece, chunks: Iterable[bytes]) -> None:
             where="header/Content-Range",
             hint=f"Go on from byte {part.received}.",
         )
-    part.append(_at_most(chunks, piece.length))
+    part.append(body, piece.sha256)
 
 
-def _at_most(chunks: Iterable[bytes], length: int) -> Iterator[bytes]:
+def _exactly(chunks: Iterable[bytes], length: int) -> Iterator[bytes]:
     for chunk in chunks:
         length -= len(chunk)
         if length < 0:
             raise _bad_range("the body has more bytes than it names")
         yield chunk
+    if length:
+        raise _bad_range(f"the body lacks {length} of the bytes that it names")
 
 
-def _so_far(received: int, total: int) -> JSONResponse:
+def _so_far(part: Part, total: int) -> JSONResponse:
+    received = part.received
     headers = {"Range": f"bytes=0-{received - 1}"} if received else {}
-    body = {"received": received, "total": total}
+    unverified = 0 if part.record is None else part.record.unverified_bytes
+    body = {"received": received, "total": total, "unverified_bytes": unverified}
     return JSONResponse(body, status.HTTP_308_PERMANENT_REDIRECT, headers)
 
 

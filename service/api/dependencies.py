@@ -11,6 +11,7 @@ from service.api.archive_pieces import ArchivePieces
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
+from service.ledger.recorder import PredictionRecorder
 from service.settings import Settings
 from service.storage import Storage
 
@@ -43,6 +44,12 @@ def get_inference(request: Request) -> InferenceEngine:
     """Return the engine that owns the device."""
     inference: InferenceEngine = request.app.state.inference
     return inference
+
+
+def get_recorder(request: Request) -> PredictionRecorder:
+    """Return what writes predictions into the ledger."""
+    recorder: PredictionRecorder = request.app.state.recorder
+    return recorder
 
 
 def get_previews(request: Request) -> PreviewStore:
@@ -83,5 +90,6 @@ EngineDependency = Annotated[Engine, Depends(get_engine)]
 InferenceDependency = Annotated[InferenceEngine, Depends(get_inference)]
 MeasurerDependency = Annotated[FrameMeasurer, Depends(get_measurer)]
 PreviewsDependency = Annotated[PreviewStore, Depends(get_previews)]
+RecorderDependency = Annotated[PredictionRecorder, Depends(get_recorder)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]
 StorageDependency = Annotated[Storage, Depends(get_storage)]

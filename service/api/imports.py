@@ -1,25 +1,28 @@
 """Archives on their way into a data set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Header, Query, Request, Response, status
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import ClientDisconnect
 
 from data.recognition import LayoutName
-from service.api.archive_pieces import read_piece, read_repr_digest
+from service.api.archive_pieces import read_piece
 from service.api.dependencies import (
     ArchivePiecesDependency,
     EngineDependency,
     ReadSession,
     SettingsDependency,
     StorageDependency,
+    WriteSession,
 )
+from service.api.digest_headers import read_digest
 from service.api.idempotency import IdempotencyKey
-from service.datasets.imports import get_import, import_resource, queue_import
+from service.datasets.imports import get_import, import_resource, name_layout, queue_import
 from service.datasets.resources import ImportResource
 from service.errors import InvalidRequest
 
@@ -27,7 +30,8 @@ LayoutQuery = Annotated[
     LayoutName | None,
     Query(
         description="How the archive's files belong together. Left out, it is recognized, or the "
-        "import fails with layout_ambiguous; named, labels of other formats are left out."
+        "import fails with layout_ambiguous, and its layout may be named then; named, labels of "
+        "other formats are left out."
     ),
 ]
 
@@ -61,7 +65,11 @@ _PIECES: dict[int | str, dict[str, Any]] = {
                 "schema": {"type": "string"},
             }
         },
-        "content": {"application/json": {"example": {"received": 8388608, "total": 2147483648}}},
+        "content": {
+            "application/json": {
+                "example": {"received": 8388608, "total": 2147483648, "unverified_bytes": 0}
+            }
+        },
     }
 }
 
@@ -73,8 +81,18 @@ ContentRange = Annotated[
         "what is there. Needs an Idempotency-Key, the upload's name.",
     ),
 ]
+# Lists, because a field may come in several lines.
+ContentDigest = Annotated[
+    list[str] | None,
+    Header(
+        alias="Content-Digest",
+        description="`sha-256=:BASE64:` of this request's body (RFC 9530). A piece that arrives "
+        "with another is refused, and none of it is kept. Without it the piece is taken unverified "
+        "and counted in `unverified_bytes`.",
+    ),
+]
 ReprDigest = Annotated[
-    str | None,
+    list[str] | None,
     Header(
         alias="Repr-Digest",
         description="`sha-256=:BASE64:` of the whole archive (RFC 9530), in any of its requests: "
@@ -100,6 +118,7 @@ async def put_archive(
     pieces: ArchivePiecesDependency,
     idempotency_key: IdempotencyKey = None,
     content_range: ContentRange = None,
+    content_digest: ContentDigest = None,
     repr_digest: ReprDigest = None,
     layout: LayoutQuery = None,
 ) -> Response:
@@ -108,7 +127,8 @@ async def put_archive(
     With `Content-Range` it comes in pieces: each is answered with 308 until the last byte is there.
     What has arrived is kept for seven days, so that an upload that was cut off goes on.
     """
-    sha256 = read_repr_digest(repr_digest)
+    sha256 = read_digest(content_digest, "Content-Digest")
+    total_sha256 = read_digest(repr_digest, "Repr-Digest")
     if idempotency_key is None:
         if content_range is not None:
             raise InvalidRequest(
@@ -117,10 +137,12 @@ async def put_archive(
                 where="header/Idempotency-Key",
                 hint="Send the same Idempotency-Key, of your own choice, with each of its pieces.",
             )
-        receive = partial(_receive_whole, engine, storage, settings, dataset_id, sha256, layout)
+        told = [digest for digest in (sha256, total_sha256) if digest is not None]
+        receive = partial(_receive_whole, engine, storage, settings, dataset_id, told, layout)
     else:
-        piece = read_piece(content_range, request.headers.get("Content-Length"))
-        receive = partial(pieces.receive, dataset_id, idempotency_key, piece, sha256, layout)
+        length = request.headers.get("Content-Length")
+        piece = read_piece(content_range, length, sha256=sha256, total_sha256=total_sha256)
+        receive = partial(pieces.receive, dataset_id, idempotency_key, piece, layout)
     return await anyio.to_thread.run_sync(receive, _chunks(request))
 
 
@@ -129,11 +151,11 @@ def _receive_whole(
     storage: StorageDependency,
     settings: SettingsDependency,
     dataset_id: str,
-    sha256: str | None,
+    told: Sequence[bytes],
     layout: LayoutName | None,
     chunks: Iterator[bytes],
 ) -> JSONResponse:
-    row = queue_import(engine, storage, settings, dataset_id, chunks, sha256=sha256, layout=layout)
+    row = queue_import(engine, storage, settings, dataset_id, chunks, told=told, layout=layout)
     return JSONResponse(
         {"import": import_resource(row).model_dump(mode="json")},
         status.HTTP_202_ACCEPTED,
@@ -178,3 +200,28 @@ def delete_archive(
 def read_import(dataset_id: str, import_id: str, session: ReadSession) -> ImportResource:
     """Return how far an import is and which files it had to reject."""
     return import_resource(get_import(session, dataset_id, import_id))
+
+
+class NamedLayout(BaseModel):
+    """How an archive's files belong together."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"name": "coco"}]})
+
+    name: LayoutName
+
+
+@router.put(
+    "/imports/{import_id}/layout", summary="Name the layout of an archive that was received"
+)
+def put_layout(
+    dataset_id: str,
+    import_id: str,
+    layout: NamedLayout,
+    session: WriteSession,
+    storage: StorageDependency,
+) -> ImportResource:
+    """Queue an import again that failed with `layout_ambiguous` or `layout_mismatch`.
+
+    Its archive is kept for a day after it failed and need not be sent again.
+    """
+    return import_resource(name_layout(session, storage, dataset_id, import_id, layout.name))

@@ -8,13 +8,12 @@ from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 
-from data import decode_frame
 from service import deployments, model_registry
-from service.api.dependencies import InferenceDependency
+from service.api.dependencies import InferenceDependency, RecorderDependency
+from service.api.frame_body import REQUEST_BODY, UploadedFrame, read_frame
 from service.api.request_id import current_request_id
-from service.errors import InvalidRequest, PayloadTooLarge
+from service.errors import InvalidRequest
 from service.inference import InferenceEngine
 from service.pictures import Picture, draw
 from service.resources import (
@@ -26,30 +25,6 @@ from service.resources import (
 
 router = APIRouter(tags=["predict"])
 
-_IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
-_REQUEST_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                },
-                "example": {"file": "(the bytes of frame.png)"},
-            },
-            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in _IMAGE_TYPES},
-        },
-    }
-}
-
-
-@dataclass(frozen=True)
-class _Frame:
-    name: str
-    raw: bytes
-
 
 @dataclass(frozen=True)
 class _Wish:
@@ -59,10 +34,11 @@ class _Wish:
     deadline_s: float | None
 
 
-@router.post("/predict", openapi_extra=_REQUEST_BODY)
+@router.post("/predict", openapi_extra=REQUEST_BODY)
 async def predict(
     request: Request,
     inference: InferenceDependency,
+    recorder: RecorderDependency,
     deployment: Annotated[str | None, Query(description="Default: `default`.")] = None,
     model: Annotated[str | None, Query(description="A model by its id instead.")] = None,
     include: Annotated[
@@ -72,14 +48,22 @@ async def predict(
         float | None, Query(gt=0, description="After it the verdict is `NOT_INSPECTED`.")
     ] = None,
 ) -> Prediction:
-    """Inspect one frame: a multipart ``file``, or the raw picture as the body."""
+    """Inspect one frame: a multipart ``file``, the raw picture as the body, or a camera's buffer.
+
+    A buffer is ``application/octet-stream`` with ``X-Width``, ``X-Height`` and ``X-Pixel-Format``.
+    """
     begin = time.perf_counter()
     pictures = _pictures(include)
     model_id, name = await run_in_threadpool(_chosen_model, request, deployment, model)
-    frame = await _read_frame(request)
+    frame = await read_frame(request)
     deadline_s = None if deadline_ms is None else begin + deadline_ms / 1000
     wish = _Wish(model_id, name, pictures, deadline_s)
-    return await run_in_threadpool(_inspect, inference, frame, wish, begin)
+
+    def inspect_and_record() -> Prediction:
+        answer = _inspect(inference, frame, wish, begin)
+        return recorder.record(answer, inference.describe(wish.model_id))
+
+    return await run_in_threadpool(inspect_and_record)
 
 
 def _pictures(include: str | None) -> tuple[Picture, ...]:
@@ -114,55 +98,12 @@ def _chosen_model(
         return deployments.get(session, name).model_id, name
 
 
-async def _read_frame(request: Request) -> _Frame:
-    limit = request.app.state.settings.max_file_bytes
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        return await _read_part(request, limit)
-    if kind not in _IMAGE_TYPES:
-        raise InvalidRequest(
-            "unsupported_media_type",
-            f"a body of type {kind or 'unknown'!r} can't be inspected",
-            where="header/Content-Type",
-            hint=f"send a multipart part named file, or one of {', '.join(_IMAGE_TYPES)}",
-        )
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > limit:
-            raise _too_large("the body", limit)
-    return _Frame("body", bytes(raw))
-
-
-async def _read_part(request: Request, limit: int) -> _Frame:
-    async with request.form(max_files=1, max_fields=1) as form:
-        part = form.get("file")
-        if not isinstance(part, UploadFile):
-            raise InvalidRequest(
-                "missing_file",
-                "the form has no file part named 'file'",
-                where="/file",
-                hint="curl -F file=@frame.png …/predict",
-            )
-        name = part.filename or "file"
-        if part.size is not None and part.size > limit:
-            raise _too_large(name, limit)
-        return _Frame(name, await part.read())
-
-
-def _too_large(name: str, limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        "file_too_large",
-        f"{name} has more than {limit} bytes",
-        file=name,
-        hint="raise HAIRLINE_MAX_FILE_BYTES if frames are that large",
-    )
-
-
-def _inspect(inference: InferenceEngine, frame: _Frame, wish: _Wish, begin: float) -> Prediction:
+def _inspect(
+    inference: InferenceEngine, frame: UploadedFrame, wish: _Wish, begin: float
+) -> Prediction:
     decode_begin = time.perf_counter()
     bayer = inference.describe(wish.model_id).preprocessing.bayer
-    decoded = decode_frame(frame.raw, name=frame.name, bayer=bayer)
+    decoded = frame.decode(bayer)
     timings = {"decode": 1000 * (time.perf_counter() - decode_begin)}
     height, width = decoded.pixels.shape[:2]
     common: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """The one place where an error becomes an answer: ``application/problem+json`` (RFC 9457)."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
@@ -136,6 +137,10 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("%s: %s", error.code, error.detail)
+    headers = {}
+    if isinstance(error, NotReady) and error.retry_after_s is not None:
+        # RFC 9110, section 10.2.3, knows whole seconds alone.
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     files = None
     if isinstance(error, FilesRejected):
         files = [asdict(outcome) for outcome in error.outcomes]
@@ -144,6 +149,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
         status,
         error.code,
         error.detail,
+        headers=headers,
         file=error.file,
         where=error.where,
         hint=error.hint,
@@ -166,12 +172,13 @@ def _on_data_error(request: Request, error: Exception) -> Response:
 
 
 def _on_models_error(request: Request, error: Exception) -> Response:
-    from models.errors import BundleError
+    from models.errors import BundleError, OutputError
 
     if not isinstance(error, ModelsError):
         raise error
-    # A damaged bundle is the service's own; a frame or a specification came with the request.
-    own = isinstance(error, BundleError)
+    # A damaged bundle or a model gone wrong is the service's own; a frame or a specification came
+    # with the request.
+    own = isinstance(error, BundleError | OutputError)
     status = HTTPStatus.INTERNAL_SERVER_ERROR if own else HTTPStatus.UNPROCESSABLE_ENTITY
     if own:
         logger.error("%s: %s", error.code, error.detail)

@@ -158,7 +158,11 @@ class Import(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     status: Mapped[str] = mapped_column(String(16))
-    archive_sha256: Mapped[str] = mapped_column(String(64))
+    # None if it was never computed in one go, and then the digest of the pieces is known.
+    archive_sha256: Mapped[str | None] = mapped_column(String(64))
+    pieces_digest: Mapped[str | None] = mapped_column(String(64))
+    # None for archives of before this was recorded.
+    unverified_bytes: Mapped[int | None] = mapped_column(BigInteger)
     done: Mapped[int] = mapped_column(default=0)
     total: Mapped[int | None]
     outcomes: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)

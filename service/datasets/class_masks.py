@@ -16,8 +16,9 @@ from data.errors import DataError, LayoutError
 from data.layout import SampleKey
 from data.masks import encode_mask
 from data.recognition import Layout
-from service.datasets.incoming import IncomingFile, read_limited
-from service.datasets.uploads import Uploads, rejected
+from service.datasets.incoming import IncomingFile, ReadCount, read_limited
+from service.datasets.upload_conflicts import rejected
+from service.datasets.uploads import Uploads
 from service.errors import FileOutcome
 from service.settings import Settings
 from service.storage import Storage, disk_errors
@@ -52,9 +53,13 @@ class ClassMaskSpool:
         storage: On whose disk they wait.
         settings: Say how large a file may be.
         layout: Says which files are such masks; in any layout but ``class_masks`` none is.
+        read: Counts what is read of them.
     """
 
-    def __init__(self, storage: Storage, settings: Settings, layout: Layout) -> None:
+    def __init__(
+        self, storage: Storage, settings: Settings, layout: Layout, read: ReadCount
+    ) -> None:
+        self._read = read
         self._storage = storage
         self._limit = settings.max_file_bytes
         self._masks = layout.class_masks
@@ -84,7 +89,7 @@ class ClassMaskSpool:
             return False
         frame = self._frames.setdefault(sample.key, FrameMasks(sample.key))
         try:
-            raw = read_limited(IncomingFile(member.name, member.open), self._limit)
+            raw = read_limited(IncomingFile(member.name, member.open), self._limit, self._read)
         except DataError as error:
             problem = error.renamed(member.name)
             frame.files.append(_Waiting(member.name, sample.class_name, problem=problem))

@@ -1,19 +1,19 @@
 """Importing an archive: kept and checked by the API, unpacked file by file by the worker.
 
 Nothing is unpacked to disk: each member goes the way of an uploaded file.  A worker killed in
-between leaves an import whose accepted files are rows already; the next worker goes on behind the
-last progress it finds, and the few files after it are found to be known.
+between leaves an import whose accepted files are rows already, counted in the transactions that
+made them rows; the next worker goes on behind them and opens none of them.
 """
 
 import contextlib
 import logging
-import time
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from data import ArchiveError, DataError
@@ -27,12 +27,12 @@ from service.datasets.archive_layout import (
     members,
 )
 from service.datasets.class_masks import ClassMaskSpool
+from service.datasets.import_progress import PENDING, ImportLost, ImportProgress
 from service.datasets.incoming import IncomingFile
-from service.datasets.kept_blobs import RESTORED_NOTES
 from service.datasets.repository import get_dataset
 from service.datasets.resources import ImportResource
 from service.datasets.uploads import Uploads
-from service.errors import FileOutcome, InvalidRequest, NotFound, PayloadTooLarge, ServiceError
+from service.errors import Conflict, InvalidRequest, NotFound, PayloadTooLarge, ServiceError
 from service.ids import new_id
 from service.partial_uploads import import_ids_under_way
 from service.settings import Settings
@@ -42,11 +42,8 @@ logger = logging.getLogger(__name__)
 
 # How long an archive without an import is kept, should somebody be about to add the row.
 ABANDONED_AFTER_S = 24 * 3600
-_PROGRESS_EVERY_S = 1.0
-
-# Notes of single files; beyond, their number is told.
-_MOST_NOTES = 50
-_PENDING = ("queued", "running")
+# Why an import fails of which only the layout must be named; its archive is kept so long, too.
+CURED_BY_A_LAYOUT = frozenset({"layout_ambiguous", "layout_mismatch"})
 
 
 def queue_import(
@@ -56,10 +53,10 @@ def queue_import(
     dataset_id: str,
     chunks: Iterable[bytes],
     *,
-    sha256: str | None = None,
+    told: Sequence[bytes] = (),
     layout: LayoutName | None = None,
 ) -> Import:
-    """Receive an archive, check it (also against its digest, if given), and queue its import.
+    """Receive an archive, check it, also against the digests its sender has told, and queue it.
 
     The import recognizes a layout that is left open.
 
@@ -77,24 +74,42 @@ def queue_import(
     import_id = new_id("imp")
     limited = _limited(chunks, settings.max_archive_bytes)
     archive, total = storage.put_archive(import_id, limited, count_members)
-    if sha256 not in (None, archive.sha256):
+    if any(digest.hex() != archive.sha256 for digest in told):
         storage.archive_path(import_id).unlink()
         raise digest_mismatch(archive.sha256)
-    row = new_import(import_id, dataset_id, archive.sha256, total, layout)
+    transfer = Transfer(archive.sha256, None, 0 if told else archive.byte_count)
+    row = new_import(import_id, dataset_id, transfer, total, layout)
     with session_factory(engine).begin() as session:
         session.add(row)
     return row
 
 
+@dataclass(frozen=True)
+class Transfer:
+    """How an archive arrived.
+
+    Attributes:
+        sha256: Of the whole; None if it came in pieces between which the server was restarted.
+        pieces_digest: Of its pieces (`service.upload_record`); None if it came as a whole.
+        unverified_bytes: How many came without a digest of their sender's.
+    """
+
+    sha256: str | None
+    pieces_digest: str | None
+    unverified_bytes: int
+
+
 def new_import(
-    import_id: str, dataset_id: str, archive_sha256: str, total: int, layout: LayoutName | None
+    import_id: str, dataset_id: str, transfer: Transfer, total: int, layout: LayoutName | None
 ) -> Import:
     """Return the row that queues an archive's import."""
     return Import(
         id=import_id,
         dataset_id=dataset_id,
         status="queued",
-        archive_sha256=archive_sha256,
+        archive_sha256=transfer.sha256,
+        pieces_digest=transfer.pieces_digest,
+        unverified_bytes=transfer.unverified_bytes,
         total=total,
         layout=None if layout is None else {"name": layout, "is_named": True},
     )
@@ -112,6 +127,11 @@ def import_resource(row: Import) -> ImportResource:
             "rejected": row.outcomes,
             "error": row.error,
             "layout": row.layout,
+            "transfer": {
+                "sha256": row.archive_sha256,
+                "pieces_digest": row.pieces_digest,
+                "unverified_bytes": row.unverified_bytes,
+            },
             "created_at": row.created_at,
         }
     )
@@ -127,29 +147,82 @@ def get_import(session: Session, dataset_id: str, import_id: str) -> Import:
     return row
 
 
+def name_layout(
+    session: Session, storage: Storage, dataset_id: str, import_id: str, layout: LayoutName
+) -> Import:
+    """Queue an import again that failed for its layout, now under the layout that is named.
+
+    Asked again, it returns the import as it is by then.
+
+    Args:
+        session: A writing session.
+        storage: Keeps the archive.
+        dataset_id: The data set.
+        import_id: The import.
+        layout: How the archive's files belong together.
+
+    Raises:
+        NotFound: There is no such import.
+        Conflict: It did not fail for its layout, or its archive is no longer there.
+    """
+    row = get_import(session, dataset_id, import_id)
+    named = {"name": layout, "is_named": True}
+    if row.status != "failed" and (row.layout or {}).items() >= named.items():
+        return row
+    if row.status != "failed" or (row.error or {}).get("code") not in CURED_BY_A_LAYOUT:
+        raise Conflict(
+            "layout_settled",
+            f"{import_id} is {row.status}, and did not fail for its layout",
+            hint="Upload the archive again to import it in another layout.",
+        )
+    if not storage.archive_path(import_id).exists():
+        raise Conflict(
+            "archive_gone",
+            f"the archive of {import_id} was kept for a day and is no longer there",
+            file=ARCHIVE_NAME,
+            hint=f"Upload it again, with ?layout={layout}.",
+        )
+    row.status, row.error, row.layout = "queued", None, named
+    return row
+
+
 def run_import(engine: Engine, storage: Storage, settings: Settings, import_id: str) -> None:
     """Take the files of a claimed import into its data set.
 
-    Call it again after a kill: it goes on where it was.  It ends early, leaving the import alone,
-    when the import's owner is no longer the one it began under.
+    Call it again after a kill: it goes on behind the last file that became a row.  It ends early,
+    leaving the import alone, when the import's owner is no longer the one it began under.
 
-    Side effects: rows and blobs as `Uploads.accept` makes them; the import's progress about once a
-    second; the archive is removed when the import has ended, also when this raises.
+    Side effects: rows and blobs as `Uploads.accept` makes them, and the import's progress with
+    them; what was read is logged; the archive is removed when the import has ended, also when this
+    raises, but not when only its layout must be named.
 
     Raises:
         Exception: What no file of the archive is to blame for; the caller records it.
     """
-    progress = _Progress(engine, import_id)
+    progress = ImportProgress(engine, import_id)
     path = storage.archive_path(import_id)
     try:
         layout = _recognize(progress, path, settings)
         uploads = Uploads(engine, storage, settings, progress.dataset_id, layout)
-        with ClassMaskSpool(storage, settings, layout) as masks:
+        with ClassMaskSpool(storage, settings, layout, uploads.read) as masks:
             _run(progress, uploads, layout, masks, path)
+        logger.info(
+            "%s: read %d files of %d bytes from the archive, decoded %d frames",
+            import_id,
+            uploads.read.files,
+            uploads.read.byte_count,
+            uploads.decoded_frames,
+        )
     except (DataError, ServiceError) as error:
         logger.warning("%s: %s", import_id, error)
         progress.end("failed", _failure(error, path))
-    except _LostError:
+        if error.code in CURED_BY_A_LAYOUT:
+            # It is kept from now on, and not from when it arrived.  By now another worker may have
+            # been told the layout and be done with it.
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path)
+            return
+    except ImportLost:
         logger.warning("%s: another worker has taken it over", import_id)
         return
     except Exception:
@@ -189,7 +262,7 @@ def clear_archives(
     """
     spared = import_ids_under_way(storage, older_than=unfinished_older_than)
     with session_factory(engine, writes=False)() as session:
-        spared.update(session.scalars(select(Import.id).where(Import.status.in_(_PENDING))))
+        spared.update(session.scalars(select(Import.id).where(Import.status.in_(PENDING))))
     removed = 0
     for path in storage.spool_dir.glob("*.archive"):
         # Another process may have removed the file in between.
@@ -200,79 +273,7 @@ def clear_archives(
     return removed
 
 
-class _LostError(Exception):
-    """Another worker owns the import now."""
-
-
-class _Progress:
-    """An import's row, written only while its owner is the one at the beginning."""
-
-    def __init__(self, engine: Engine, import_id: str) -> None:
-        self._writes = session_factory(engine)
-        self._id = import_id
-        with session_factory(engine, writes=False)() as session:
-            row = session.get(Import, import_id)
-            if row is None or row.status not in _PENDING:
-                raise NotFound("import_not_found", f"{import_id} is no import under way")
-            self.dataset_id = row.dataset_id
-            self.done = row.done
-            self.layout = row.layout
-            self.classes = get_dataset(session, row.dataset_id).classes
-            self.outcomes: list[dict[str, Any]] = list(row.outcomes)
-            self._owner = row.owner
-        self._written_at = time.monotonic()
-
-    def add(self, outcome: FileOutcome) -> None:
-        if outcome.outcome == "rejected":
-            self.outcomes.append(asdict(outcome))
-        # A frame's own notes are in its item; others are nowhere else.
-        elsewhere = [n for n in outcome.notes if outcome.item is None or n in RESTORED_NOTES]
-        if elsewhere and self.layout is not None:
-            found = [f"{outcome.file}: {note}" for note in elsewhere]
-            self.layout = self.layout | {"notes": _added(self.layout["notes"], found)}
-        self.pass_over()
-
-    def pass_over(self) -> None:
-        """Count a file that the layout leaves out."""
-        self.done += 1
-        if time.monotonic() - self._written_at >= _PROGRESS_EVERY_S:
-            self._write(status="running")
-
-    def recognize(self, layout: Layout) -> None:
-        """Write the layout, keeping what an interrupted run noted about files."""
-        noted = (self.layout or {}).get("notes", [])
-        self.layout = {
-            "name": layout.name,
-            "is_named": layout.is_named,
-            "evidence": layout.evidence,
-            "notes": _added(layout.notes, noted),
-        }
-        self._write(status="running")
-
-    def end(self, status: str, error: dict[str, Any] | None = None) -> None:
-        self._write(status=status, error=error, owner=None, lease_until=None)
-
-    def _write(self, **values: Any) -> None:
-        values |= {"done": self.done, "outcomes": self.outcomes, "layout": self.layout}
-        statement = (
-            update(Import)
-            .where(Import.id == self._id, Import.status.in_(_PENDING))
-            .where(Import.owner.is_not_distinct_from(self._owner))
-            .values(**values)
-            .returning(Import.id)
-        )
-        with self._writes.begin() as session:
-            if session.scalar(statement) is None:
-                raise _LostError(self._id)
-        self._written_at = time.monotonic()
-
-
-def _added(notes: Sequence[str], more: Sequence[str]) -> list[str]:
-    """Return the notes with those that are new, up to a number that a person reads."""
-    return [*notes, *(note for note in more if note not in notes)][:_MOST_NOTES]
-
-
-def _recognize(progress: _Progress, path: Path, settings: Settings) -> Layout:
+def _recognize(progress: ImportProgress, path: Path, settings: Settings) -> Layout:
     row = progress.layout
     layout = archive_layout(
         path,
@@ -285,7 +286,7 @@ def _recognize(progress: _Progress, path: Path, settings: Settings) -> Layout:
 
 
 def _run(
-    progress: _Progress, uploads: Uploads, layout: Layout, masks: ClassMaskSpool, path: Path
+    progress: ImportProgress, uploads: Uploads, layout: Layout, masks: ClassMaskSpool, path: Path
 ) -> None:
     position = 0
     for member in frames_first(path, layout):
@@ -297,7 +298,8 @@ def _run(
         if layout.leaves_out(member.name):
             progress.pass_over()
         else:
-            progress.add(uploads.accept(IncomingFile(member.name, member.open)))
+            file = IncomingFile(member.name, member.open)
+            progress.add(uploads.accept(file, progress.journal))
     for frame in masks.frames():
         # A run that was killed may have counted some of a frame's files.
         counted = max(progress.done - position, 0)
@@ -356,10 +358,10 @@ def digest_mismatch(sha256: str) -> InvalidRequest:
     """Return the error that an archive is not the one its sender announced."""
     return InvalidRequest(
         "archive_digest_mismatch",
-        f"the archive that arrived has the SHA-256 {sha256}, another than Repr-Digest says",
+        f"the archive that arrived has the SHA-256 {sha256}, another than its sender says",
         file=ARCHIVE_NAME,
         where="whole file",
-        hint="The file was changed while it was sent; send it again from the beginning.",
+        hint="It was changed while or before it was sent; send it again from the beginning.",
     )
 
 

@@ -156,6 +156,32 @@ class ItemResource(_Resource):
     label: LabelResource | None
 
 
+class TransferResource(_Resource):
+    """How an archive arrived."""
+
+    sha256: Annotated[
+        str | None,
+        Field(
+            description="Of the whole archive; null if the service was restarted while it arrived."
+        ),
+    ]
+    pieces_digest: Annotated[
+        str | None,
+        Field(
+            description="Of its pieces in order: each link is the SHA-256 of the link before (32 "
+            "bytes, at first zeros), the piece's length (8 bytes, big-endian) and its SHA-256. "
+            "Null if it came as a whole."
+        ),
+    ]
+    unverified_bytes: Annotated[
+        int | None,
+        Field(
+            description="How many bytes came without a digest of their sender's, so that damage on "
+            "the way would go unseen; null for archives of before this was recorded."
+        ),
+    ]
+
+
 class ImportResource(_Resource):
     """An archive on its way into a data set."""
 
@@ -187,6 +213,12 @@ class ImportResource(_Resource):
                         "evidence": "yolo: data.yaml and 120 .txt in a label folder",
                         "notes": ["classes as data.yaml numbers them: scratch, pit"],
                     },
+                    "transfer": {
+                        "sha256": None,
+                        "pieces_digest": "9f86d081884c7d659a2feaa0c55ad015"
+                        "a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                        "unverified_bytes": 0,
+                    },
                     "created_at": "2025-03-01T08:30:00Z",
                 }
             ]
@@ -203,6 +235,8 @@ class ImportResource(_Resource):
     layout: Annotated[
         LayoutResource | None, Field(description="Null until it is recognized, unless named.")
     ] = None
+    # Answers recorded under an Idempotency-Key before there was one lack it.
+    transfer: TransferResource | None = None
     created_at: datetime
 
     @property

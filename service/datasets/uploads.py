@@ -6,9 +6,7 @@ at once meet in the unique constraints of the tables: the later one is told what
 told had it come a second later.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 from sqlalchemy import Engine
@@ -19,44 +17,34 @@ from data.bayer import decode_frame
 from data.class_masks import refuse_single_mask
 from data.coco import LabelledFrame, looks_like_coco, read_coco
 from data.cvat import looks_like_cvat, read_cvat
-from data.errors import DataError, LabelError, LayoutError
+from data.errors import DataError
 from data.label_files import LabelFile, read_label_file
 from data.layout import SampleKey, clean_name
 from data.recognition import PAIRED_BY_NAME, Layout
 from service.database.engine import session_factory
 from service.database.tables import Dataset, Item, Label
-from service.datasets.coco_labels import ManyFramesKind, add_labels
-from service.datasets.incoming import IncomingFile, read_limited, upload_order
+from service.datasets.incoming import (
+    IncomingFile,
+    Journal,
+    ReadCount,
+    Sample,
+    read_limited,
+    upload_order,
+)
 from service.datasets.kept_blobs import KeptBlobs
-from service.datasets.labels import count_classes, dump_labels, good_label, size_mismatch
-from service.datasets.repository import (
-    find_item,
-    find_item_by_content,
-    find_label,
-    get_dataset,
-    get_item,
+from service.datasets.labels import count_classes, dump_labels, good_label
+from service.datasets.labels_of_many_frames import ManyFramesKind, add_labels
+from service.datasets.repository import find_item, find_label, get_dataset, get_item
+from service.datasets.upload_conflicts import (
+    image_conflict,
+    label_conflict,
+    labelled_already,
+    rejected,
 )
 from service.errors import FileOutcome
 from service.ids import new_id
 from service.settings import Settings
 from service.storage import Storage
-
-# A name that is refused for its length is not repeated whole in the answer.
-_NAME_CHARACTERS_SHOWN = 300
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """A file whose name has been understood and whose content has been read."""
-
-    name: str
-    key: SampleKey
-    raw: bytes
-    blobs: KeptBlobs
-    sha256: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sha256", hashlib.sha256(self.raw).hexdigest())
 
 
 class Uploads:
@@ -68,6 +56,10 @@ class Uploads:
         settings: Say how large a file may be.
         dataset_id: The data set.
         layout: Says what each file is; none of those given may be left out by it.
+
+    Attributes:
+        read: What was read of the files.
+        decoded_frames: How many frames were decoded.
 
     Raises:
         NotFound: There is no such data set.
@@ -86,6 +78,8 @@ class Uploads:
         self._storage = storage
         self._settings = settings
         self._layout = layout
+        self.read = ReadCount()
+        self.decoded_frames = 0
         with self._reads() as session:
             self._dataset: Dataset = get_dataset(session, dataset_id)
 
@@ -96,24 +90,30 @@ class Uploads:
             outcomes[index] = self.accept(files[index])
         return tuple(outcomes[index] for index in range(len(files)))
 
-    def accept(self, file: IncomingFile) -> FileOutcome:
+    def accept(self, file: IncomingFile, journal: Journal | None = None) -> FileOutcome:
         """Accept one file or say why not; one that is known restores what storage has lost of it.
 
-        Side effects: a blob, then a row in a transaction of its own.
+        Args:
+            file: The file.
+            journal: Writes the outcome down in the transaction that adds rows; it is not called
+                for a file that adds none.
+
+        Side effects: a blob, then rows in a transaction of their own.
 
         Raises:
             StorageError: The disk is full or fails.
         """
         try:
-            sample = self._read(file)
+            sample = self._read(file, journal)
             return sample.blobs.tell(self._accept(sample))
         except DataError as error:
             return rejected(file.name, error)
 
-    def _accept(self, sample: _Sample) -> FileOutcome:
+    def _accept(self, sample: Sample) -> FileOutcome:
         if sample.key.kind == "image":
             outcome = self._accept_image(sample)
-            return self._declare_good(outcome) if sample.key.is_good else outcome
+            is_undeclared = sample.key.is_good and outcome.outcome == "known"
+            return self._declare_known_good(sample, outcome) if is_undeclared else outcome
         if sample.key.kind == "labelme" and looks_like_coco(sample.raw):
             return self._accept_coco(sample)
         if sample.key.kind == "voc" and looks_like_cvat(sample.raw):
@@ -130,26 +130,27 @@ class Uploads:
             raw: A PNG file.
         """
         try:
-            sample = _Sample(name, SampleKey("mask", key), raw, KeptBlobs(self._storage))
+            sample = Sample(name, SampleKey("mask", key), raw, KeptBlobs(self._storage))
             return self._accept_label(sample)
         except DataError as error:
             return rejected(name, error)
 
-    def _read(self, file: IncomingFile) -> _Sample:
+    def _read(self, file: IncomingFile, journal: Journal | None) -> Sample:
         name = clean_name(file.name)
         key = self._layout.sample(name)
         assert key is not None  # The caller has seen to it.
-        raw = read_limited(file, self._settings.max_file_bytes)
-        return _Sample(name, key, raw, KeptBlobs(self._storage))
+        raw = read_limited(file, self._settings.max_file_bytes, self.read)
+        return Sample(name, key, raw, KeptBlobs(self._storage), journal)
 
-    def _accept_image(self, sample: _Sample) -> FileOutcome:
+    def _accept_image(self, sample: Sample) -> FileOutcome:
         with self._reads() as session:
-            settled = _image_conflict(session, self._dataset.id, sample, size=None)
+            settled = image_conflict(session, self._dataset.id, sample, size=None)
         if settled is not None:
             if settled.outcome == "known":
                 sample.blobs.keep(sample.raw, sample.sha256)
             return settled
         decoded = decode_frame(sample.raw, name=sample.name, bayer=self._dataset.bayer)
+        self.decoded_frames += 1
         height, width = decoded.pixels.shape[:2]
         item = Item(
             id=new_id("itm"),
@@ -164,18 +165,21 @@ class Uploads:
             bit_depth=decoded.pixels.dtype.itemsize * 8,
             notes=list(decoded.notes),
         )
+
+        def outcome(session: Session) -> FileOutcome:
+            accepted = FileOutcome(sample.name, "accepted", item.id, notes=decoded.notes)
+            return _declare_good(session, item, accepted) if sample.key.is_good else accepted
+
         return self._insert(
             sample,
             item,
-            lambda session: _image_conflict(
-                session, self._dataset.id, sample, size=(width, height)
-            ),
-            lambda _session: FileOutcome(sample.name, "accepted", item.id, notes=decoded.notes),
+            lambda session: image_conflict(session, self._dataset.id, sample, size=(width, height)),
+            outcome,
         )
 
-    def _accept_label(self, sample: _Sample) -> FileOutcome:
+    def _accept_label(self, sample: Sample) -> FileOutcome:
         with self._reads() as session:
-            settled = _label_conflict(session, self._dataset.id, sample, size=None)
+            settled = label_conflict(session, self._dataset.id, sample, size=None)
             frame = find_item(session, self._dataset.id, sample.key.key)
             if settled is None and frame is None:
                 self._refuse_single_mask(session, sample)
@@ -206,13 +210,13 @@ class Uploads:
         return self._insert(
             sample,
             label,
-            lambda session: _label_conflict(
+            lambda session: label_conflict(
                 session, self._dataset.id, sample, size=(read.width, read.height)
             ),
             outcome,
         )
 
-    def _read_label(self, sample: _Sample, frame: Item | None) -> LabelFile:
+    def _read_label(self, sample: Sample, frame: Item | None) -> LabelFile:
         assert sample.key.kind != "image"  # `_accept` has seen to it.
         return read_label_file(
             sample.raw,
@@ -227,33 +231,28 @@ class Uploads:
             frame_size=None if frame is None else (frame.width, frame.height),
         )
 
-    def _keep_known_label(self, sample: _Sample) -> None:
+    def _keep_known_label(self, sample: Sample) -> None:
         sample.blobs.keep(sample.raw, sample.sha256)
         if sample.key.class_name is not None:
             # The index mask that was made from it may be what storage has lost.
             self._read_label(sample, None)
 
-    def _refuse_single_mask(self, session: Session, sample: _Sample) -> None:
+    def _refuse_single_mask(self, session: Session, sample: Sample) -> None:
         if sample.key.kind == "mask" and self._layout.name in (None, "masks"):
             known = partial(find_item, session, self._dataset.id)
             classes = self._dataset.classes or ()
             refuse_single_mask(sample.name, classes, lambda key: known(key) is not None)
 
-    def _declare_good(self, outcome: FileOutcome) -> FileOutcome:
-        """Label a frame that its folder declares good, also one that is known already."""
-        if outcome.item is None:
-            return outcome
+    def _declare_known_good(self, sample: Sample, known: FileOutcome) -> FileOutcome:
+        """Label a frame that was there without the word of its folder."""
+        assert known.item is not None  # A frame that is known is one.
         with self._writes.begin() as session:
-            item = get_item(session, self._dataset.id, outcome.item)
-            existing = find_label(session, item.dataset_id, item.key)
-            if existing is None:
-                session.add(good_label(item))
-                return outcome
-            if not existing.classes:
-                return outcome
-            return rejected(outcome.file, _labelled_already(existing))
+            item = get_item(session, self._dataset.id, known.item)
+            outcome = _declare_good(session, item, known)
+            sample.write_down(session, outcome)
+            return outcome
 
-    def _accept_coco(self, sample: _Sample) -> FileOutcome:
+    def _accept_coco(self, sample: Sample) -> FileOutcome:
         frames = read_coco(
             sample.raw,
             name=sample.name,
@@ -263,7 +262,7 @@ class Uploads:
         return self._accept_frames(sample, frames, "coco")
 
     def _accept_frames(
-        self, sample: _Sample, frames: Sequence[LabelledFrame], kind: ManyFramesKind
+        self, sample: Sample, frames: Sequence[LabelledFrame], kind: ManyFramesKind
     ) -> FileOutcome:
         try:
             return self._add_frames(sample, frames, kind)
@@ -272,17 +271,18 @@ class Uploads:
             return self._add_frames(sample, frames, kind)
 
     def _add_frames(
-        self, sample: _Sample, frames: Sequence[LabelledFrame], kind: ManyFramesKind
+        self, sample: Sample, frames: Sequence[LabelledFrame], kind: ManyFramesKind
     ) -> FileOutcome:
         with self._writes.begin() as session:
             outcome = add_labels(session, self._dataset, sample.name, frames, kind)
             # Still before the rows are committed, and not for a file that was refused.
             sample.blobs.keep(sample.raw, sample.sha256)
+            sample.write_down(session, outcome)
             return outcome
 
     def _insert(
         self,
-        sample: _Sample,
+        sample: Sample,
         row: Item | Label,
         conflict: Callable[[Session], FileOutcome | None],
         outcome: Callable[[Session], FileOutcome],
@@ -301,7 +301,9 @@ class Uploads:
                     return settled
                 session.add(row)
                 session.flush()
-                return outcome(session)
+                settled = outcome(session)
+                sample.write_down(session, settled)
+                return settled
         except IntegrityError:
             # Only a database whose writers overlap comes here; the winner's row is now visible.
             with self._reads() as session:
@@ -311,85 +313,12 @@ class Uploads:
             return settled
 
 
-def _image_conflict(
-    session: Session, dataset_id: str, sample: _Sample, *, size: tuple[int, int] | None
-) -> FileOutcome | None:
-    """Return the outcome that the rows already decide for a frame, None if it may be added."""
-    same_key = find_item(session, dataset_id, sample.key.key)
-    if same_key is not None:
-        if same_key.sha256 == sample.sha256:
-            return FileOutcome(sample.name, "known", same_key.id)
-        return rejected(
-            sample.name,
-            LayoutError(
-                "duplicate_name",
-                f"The data set has another picture under this name ({same_key.name}).",
-                hint="Rename one of the two; or delete the older with DELETE "
-                f"/datasets/{dataset_id}/items/{same_key.id} and upload again.",
-            ),
-        )
-    same_content = find_item_by_content(session, dataset_id, sample.sha256)
-    if same_content is not None:
-        return rejected(
-            sample.name,
-            LayoutError(
-                "duplicate_content",
-                f"The same picture is in the data set as {same_content.name}.",
-                where="whole file",
-                hint="Leave one of the two out: a frame counted twice would end up in training "
-                "and in the test of what was learned.",
-            ),
-        )
-    label = find_label(session, dataset_id, sample.key.key)
-    if size is None or label is None or (label.width, label.height) == size:
-        return None
-    return rejected(
-        sample.name,
-        LabelError(
-            "label_size_mismatch",
-            f"The picture has {size[0]}x{size[1]} px, its label {label.name} is for "
-            f"{label.width}x{label.height} px.",
-            hint="Upload the picture that was labelled, or delete the label with DELETE "
-            f"/datasets/{dataset_id}/labels/{label.id}; labels are never rescaled.",
-        ),
-    )
-
-
-def _label_conflict(
-    session: Session, dataset_id: str, sample: _Sample, *, size: tuple[int, int] | None
-) -> FileOutcome | None:
-    """Return the outcome that the rows already decide for a label, None if it may be added."""
-    item = find_item(session, dataset_id, sample.key.key)
-    same_key = find_label(session, dataset_id, sample.key.key)
-    if same_key is not None:
-        if same_key.sha256 == sample.sha256:
-            return FileOutcome(sample.name, "known", item.id if item else None)
-        return rejected(sample.name, _labelled_already(same_key))
-    if size is None or item is None or (item.width, item.height) == size:
-        return None
-    return rejected(sample.name, size_mismatch(size, item))
-
-
-def _labelled_already(label: Label) -> LayoutError:
-    return LayoutError(
-        "duplicate_name",
-        f"The frame has another label already ({label.name}).",
-        hint=f"Delete the older label first: DELETE /datasets/{label.dataset_id}/labels/{label.id}",
-    )
-
-
-def rejected(name: str, error: DataError) -> FileOutcome:
-    """Return the outcome of a file that the data room refused."""
-    return FileOutcome(
-        file=name[:_NAME_CHARACTERS_SHOWN],
-        outcome="rejected",
-        code=error.code,
-        detail=error.detail,
-        where=error.where or _place(error),
-        hint=error.hint,
-    )
-
-
-def _place(error: DataError) -> str:
-    """Return the place of an error that concerns no single spot of its file."""
-    return "file name" if isinstance(error, LayoutError) else "whole file"
+def _declare_good(session: Session, item: Item, outcome: FileOutcome) -> FileOutcome:
+    """Label a frame that its folder declares good, and return what becomes of its file."""
+    existing = find_label(session, item.dataset_id, item.key)
+    if existing is None:
+        session.add(good_label(item))
+        session.flush()
+    elif existing.classes:
+        return rejected(outcome.file, labelled_already(existing))
+    return outcome

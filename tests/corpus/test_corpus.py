@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from service.api.app import create_app
 from service.database import migrate
 from service.database.engine import open_engine
-from service.datasets.imports import run_import
+from service.datasets.imports import CURED_BY_A_LAYOUT, run_import
 from service.settings import Settings
 from service.storage import Storage
 from tests.corpus.archives import BROKEN_ARCHIVES
@@ -163,7 +163,11 @@ def test_an_archive_of_a_broken_layout_fails_before_any_file_is_taken_in(
     assert (error["code"], error["file"], error["where"]) == (entry.code, entry.file, entry.where)
     assert entry.hint in error["hint"]
     assert _counts(client, dataset) == (0, 0)
-    assert _stored(settings) < before
+    # An archive of which only the layout must be named waits for that.
+    archive = storage.archive_path(ended["id"])
+    waiting = {archive} if entry.code in CURED_BY_A_LAYOUT else set()
+    assert _stored(settings) == before - {archive} | waiting
+    archive.unlink(missing_ok=True)
     assert list(storage.spool_dir.iterdir()) == []
 
 
@@ -179,7 +183,7 @@ def test_what_only_looks_broken_is_read_and_what_was_assumed_is_told(
 def test_the_corpus_covers_every_documented_code() -> None:
     assert len(BROKEN_FILES) + len(BROKEN_ARCHIVES) >= 60
     root = Path(__file__).resolve().parents[2]
-    _, errors = (root / "docs" / "data.md").read_text().split("## Errors\n")
+    errors = (root / "docs" / "data-errors.md").read_text()
     documented = set(re.findall(r"^\| `([a-z_]+)` \|", errors, flags=re.MULTILINE))
     covered = {file.code for file in BROKEN_FILES.values()}
     covered |= {archive.code for archive in BROKEN_ARCHIVES.values()}

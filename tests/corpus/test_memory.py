@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self")
 def test_no_broken_input_takes_more_memory_than_the_documentation_says() -> None:
-    text = (ROOT / "docs" / "data.md").read_text()
+    text = (ROOT / "docs" / "data-errors.md").read_text()
     stated = re.search(r"no entry takes more than (\d+) MB", text)
     assert stated
     program = [sys.executable, "-m", "tests.corpus.peak_memory"]

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from models import ClassThreshold, OperatingPoint, find_defects
 from models.defects import MAX_DEFECTS
+from models.errors import OutputError
 
 
 def point(**thresholds: ClassThreshold) -> OperatingPoint:
@@ -28,6 +29,19 @@ def test_a_region_is_reported_with_its_box_area_score_and_outline() -> None:
     assert defect.area_px == 40
     assert defect.score == pytest.approx(0.9)
     assert set(defect.polygon) == {(20, 10), (29, 10), (29, 13), (20, 13)}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_probability_that_is_no_number_is_an_error_and_never_an_ok(value: float) -> None:
+    probabilities = np.zeros((2, 40, 60), np.float32)
+    probabilities[1, 39, 59] = value
+
+    with pytest.raises(OutputError) as error:
+        find_defects(
+            probabilities, ["pit", "dent"], point(pit=ClassThreshold(), dent=ClassThreshold())
+        )
+
+    assert error.value.code == "probabilities_not_finite"
 
 
 def test_each_class_has_its_own_threshold_and_minimum_area() -> None:

@@ -1,5 +1,6 @@
 import io
 import json
+import time
 import zipfile
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy import Engine, update
 
 from service.database.engine import session_factory
 from service.database.tables import Import
-from service.datasets.imports import run_import
+from service.datasets.imports import clear_archives, run_import
 from service.settings import Settings
 from service.storage import Storage
 
@@ -102,6 +103,48 @@ def test_two_formats_for_one_frame_are_asked_about_and_the_named_one_is_taken(
         assert (ended["layout"]["name"], ended["layout"]["is_named"]) == (layout, True)
         assert any("were left out" in note for note in ended["layout"]["notes"])
         assert importer.items()[0]["label"]["kind"] == kind
+
+
+def test_an_ambiguous_archive_is_imported_when_its_layout_is_named_and_is_not_sent_again(
+    importer: Importer, yolo: dict[str, bytes], pictures: Any, storage: Storage
+) -> None:
+    refused = importer.run(yolo | {"annotations/a.json": pictures.labelme("a.png")})
+    path = f"/datasets/{importer.dataset}/imports/{refused['id']}"
+    assert storage.archive_path(refused["id"]).exists()
+    mismatch = importer.client.put(f"{path}/layout", json={"name": "voc"})
+    assert (mismatch.status_code, mismatch.json()["status"]) == (200, "queued")
+    importer.finish(refused["id"])
+    assert importer.client.get(path).json()["error"]["code"] == "layout_mismatch"
+    for _ in range(2):
+        # The second time its answer was lost.
+        named = importer.client.put(f"{path}/layout", json={"name": "yolo"}).json()
+        assert (named["status"], named["error"]) == ("queued", None)
+    importer.finish(refused["id"])
+    ended = importer.client.put(f"{path}/layout", json={"name": "yolo"}).json()
+    assert (ended["status"], ended["layout"]["name"]) == ("succeeded", "yolo")
+    assert importer.items()[0]["label"]["kind"] == "yolo"
+    assert list(storage.spool_dir.iterdir()) == []
+    other = importer.client.put(f"{path}/layout", json={"name": "labelme"})
+    assert (other.status_code, other.json()["code"]) == (409, "layout_settled")
+
+
+def test_a_layout_is_named_only_where_that_helps_and_the_archive_is_there(
+    importer: Importer, yolo: dict[str, bytes], pictures: Any, storage: Storage, engine: Engine
+) -> None:
+    broken = importer.run(yolo | {"data.yaml": b"nc: 1"}, classes=["spur"])
+    path = f"/datasets/{importer.dataset}/imports/{broken['id']}/layout"
+    refused = importer.client.put(path, json={"name": "yolo"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "layout_settled")
+    assert not storage.archive_path(broken["id"]).exists()
+    ambiguous = importer.run(yolo | {"annotations/a.json": pictures.labelme("a.png")})
+    path = f"/datasets/{importer.dataset}/imports/{ambiguous['id']}/layout"
+    now = time.time()
+    assert clear_archives(engine, storage, older_than=now - 60, unfinished_older_than=now) == 0
+    assert clear_archives(engine, storage, older_than=now + 60, unfinished_older_than=now) == 1
+    gone = importer.client.put(path, json={"name": "yolo"})
+    assert (gone.status_code, gone.json()["code"]) == (409, "archive_gone")
+    assert gone.json()["hint"]
+    assert importer.client.put(path, json={"name": "other"}).status_code == 422
 
 
 def test_a_coco_files_own_notes_are_in_the_imports_answer(

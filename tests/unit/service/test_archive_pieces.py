@@ -34,9 +34,13 @@ def url(client: TestClient) -> str:
     return f"/datasets/{created.json()['id']}/archive"
 
 
-def digest_of(content: bytes) -> dict[str, str]:
+def digest_of(content: bytes, header: str = "Repr-Digest") -> dict[str, str]:
     encoded = base64.b64encode(hashlib.sha256(content).digest()).decode()
-    return {"Repr-Digest": f"sha-256=:{encoded}:"}
+    return {header: f"sha-256=:{encoded}:"}
+
+
+def verified(content: bytes) -> dict[str, str]:
+    return digest_of(content, "Content-Digest")
 
 
 def put(
@@ -65,7 +69,7 @@ def test_an_archive_in_pieces_is_imported_once(
     assert (first.status_code, first.headers["Range"]) == (308, f"bytes=0-{half - 1}")
     asked = ask(client, url, total)
     assert asked.headers["Range"] == f"bytes=0-{half - 1}"
-    assert asked.json() == {"received": half, "total": total}
+    assert asked.json() == {"received": half, "total": total, "unverified_bytes": half}
     last = put(
         client, url, f"bytes {half}-{total - 1}/{total}", archive[half:], **digest_of(archive)
     )
@@ -77,6 +81,94 @@ def test_an_archive_in_pieces_is_imported_once(
     ended = client.get(last.headers["Location"]).json()
     assert (ended["status"], ended["done"]) == ("succeeded", 3)
     assert list(storage.spool_dir.iterdir()) == []
+
+
+def test_the_answer_says_how_much_was_verified_end_to_end(
+    client: TestClient, url: str, archive: bytes
+) -> None:
+    total, half = len(archive), len(archive) // 2
+    first, second = archive[:half], archive[half:]
+    put(client, url, f"bytes 0-{half - 1}/{total}", first, **verified(first))
+    assert ask(client, url, total).json()["unverified_bytes"] == 0
+    last = put(client, url, f"bytes {half}-{total - 1}/{total}", second)
+    transfer = last.json()["import"]["transfer"]
+    assert transfer["unverified_bytes"] == len(second)
+    assert transfer["sha256"] == hashlib.sha256(archive).hexdigest()
+    read = client.get(last.headers["Location"]).json()["transfer"]
+    assert read == transfer
+
+
+@pytest.mark.parametrize("name", ["Content-Digest", "Repr-Digest", None])
+@pytest.mark.parametrize("key", [{"Idempotency-Key": "rings.zip"}, {}])
+def test_a_whole_archive_is_verified_by_either_digest(
+    client: TestClient, url: str, archive: bytes, name: str | None, key: dict[str, str]
+) -> None:
+    told = {} if name is None else digest_of(archive, name)
+    answer = client.put(url, content=archive, headers=key | told)
+    transfer = answer.json()["import"]["transfer"]
+    assert transfer["sha256"] == hashlib.sha256(archive).hexdigest()
+    assert transfer["unverified_bytes"] == (len(archive) if name is None else 0)
+
+
+def test_a_restarted_service_verifies_pieces_and_knows_no_digest_of_the_whole(
+    settings: Settings, client: TestClient, url: str, archive: bytes
+) -> None:
+    total, half = len(archive), len(archive) // 2
+    first, second = archive[:half], archive[half:]
+    put(client, url, f"bytes 0-{half - 1}/{total}", first, **verified(first))
+    with TestClient(create_app(settings)) as restarted:
+        last = put(restarted, url, f"bytes {half}-{total - 1}/{total}", second, **verified(second))
+    transfer = last.json()["import"]["transfer"]
+    assert (transfer["sha256"], transfer["unverified_bytes"]) == (None, 0)
+    assert len(transfer["pieces_digest"]) == 64
+
+
+def test_a_restarted_service_still_checks_a_whole_that_its_sender_tells(
+    settings: Settings, client: TestClient, url: str, archive: bytes
+) -> None:
+    total, half = len(archive), len(archive) // 2
+    put(client, url, f"bytes 0-{half - 1}/{total}", archive[:half])
+    with TestClient(create_app(settings)) as restarted:
+        content_range = f"bytes {half}-{total - 1}/{total}"
+        wrong = put(restarted, url, content_range, archive[half:], **digest_of(b"another"))
+        assert wrong.json()["code"] == "archive_digest_mismatch"
+
+
+def test_a_damaged_piece_is_refused_and_taken_when_sent_again(
+    client: TestClient, url: str, archive: bytes, storage: Storage
+) -> None:
+    total, half = len(archive), len(archive) // 2
+    first, second = archive[:half], archive[half:]
+    put(client, url, f"bytes 0-{half - 1}/{total}", first, **verified(first))
+    damaged = bytes([second[0] ^ 1]) + second[1:]
+    content_range = f"bytes {half}-{total - 1}/{total}"
+    refused = put(client, url, content_range, damaged, **verified(second))
+    assert (refused.status_code, refused.json()["code"]) == (422, "content_digest_mismatch")
+    assert refused.json()["where"] == "header/Content-Digest"
+    assert f"from byte {half}" in refused.json()["hint"]
+    assert ask(client, url, total).json()["received"] == half
+    (kept,) = storage.spool_dir.glob("*.archive")
+    assert kept.read_bytes() == first
+    assert put(client, url, content_range, second, **verified(second)).status_code == 202
+
+
+def test_a_piece_whose_acknowledgement_was_lost_may_come_again(
+    settings: Settings, client: TestClient, url: str, archive: bytes, storage: Storage
+) -> None:
+    total, half = len(archive), len(archive) // 2
+    first, content_range = archive[:half], f"bytes 0-{half - 1}/{total}"
+    acknowledged = put(client, url, content_range, first, **verified(first))
+    (kept,) = storage.spool_dir.glob("*.archive")
+    written = kept.stat().st_mtime_ns
+    with TestClient(create_app(settings)) as restarted:
+        again = put(restarted, url, content_range, first, **verified(first))
+        assert (again.status_code, again.json()) == (308, acknowledged.json())
+        changed = put(restarted, url, content_range, first[::-1], **verified(first))
+        assert (changed.status_code, changed.json()["code"]) == (422, "content_digest_mismatch")
+        other = put(restarted, url, content_range, first[::-1], **verified(first[::-1]))
+        assert (other.status_code, other.json()["code"]) == (409, "upload_offset")
+    assert kept.stat().st_mtime_ns == written
+    assert kept.read_bytes() == first
 
 
 def test_a_whole_archive_under_a_key_is_imported_once(
@@ -177,11 +269,20 @@ def test_a_body_longer_than_its_range_is_refused(client: TestClient, url: str) -
     assert ask(client, url, 20).json()["received"] <= 5
 
 
+def test_a_body_shorter_than_its_range_is_refused(client: TestClient, url: str) -> None:
+    headers = {"Idempotency-Key": "rings.zip", "Content-Range": "bytes 0-9/20"}
+    answer = client.put(url, content=iter([b"01234"]), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "content_range_invalid")
+    assert ask(client, url, 20).json()["received"] == 5
+
+
 def test_pieces_need_a_name_and_a_digest_must_be_one(client: TestClient, url: str) -> None:
     nameless = client.put(url, content=b"0", headers={"Content-Range": "bytes 0-0/9"})
     assert (nameless.status_code, nameless.json()["code"]) == (422, "idempotency_key_missing")
-    wrong = put(client, url, "bytes 0-0/9", b"0", **{"Repr-Digest": "md5=:AAAA:"})
-    assert (wrong.status_code, wrong.json()["code"]) == (422, "repr_digest_invalid")
+    for header in ("Repr-Digest", "Content-Digest"):
+        wrong = put(client, url, "bytes 0-0/9", b"0", **{header: "md5=:AAAA:"})
+        code = f"{header.lower().replace('-', '_')}_invalid"
+        assert (wrong.status_code, wrong.json()["code"]) == (422, code)
 
 
 def test_an_archive_that_is_too_large_is_refused_before_it_is_sent(

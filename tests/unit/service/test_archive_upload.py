@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from benchmarks.data.relay import Relay
 from service.api import imports
-from service.archive_upload import PIECE_BYTES, upload_key
+from service.archive_upload import PIECE_BYTES, file_state, upload_key
 from service.cli import app
 from service.client import HairlineClient, HairlineError
 from service.database.engine import session_factory
@@ -81,6 +81,32 @@ def test_an_archive_whose_import_failed_is_sent_again(
     assert again.sent_bytes == archive.stat().st_size
 
 
+def test_an_archive_whose_layout_is_named_later_is_not_sent_again(
+    port: int, tmp_path: Path, pictures: Any, engine: Engine, settings: Settings, storage: Storage
+) -> None:
+    path = tmp_path / "both.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("images/a.png", pictures.frame(0))
+        packed.writestr("masks/a.png", pictures.mask())
+        packed.writestr("annotations/a.json", pictures.labelme("a.png"))
+    with HairlineClient(f"http://127.0.0.1:{port}") as client:
+        dataset_id = dataset_of(client)
+        first = client.upload_archive(dataset_id, path)
+        run_import(engine, storage, settings, first.queued.id)
+        unnamed = client.upload_archive(dataset_id, path)
+        assert (unnamed.queued.id, unnamed.sent_bytes) == (first.queued.id, 0)
+        named = client.upload_archive(dataset_id, path, layout="labelme")
+        assert (named.queued.id, named.sent_bytes) == (first.queued.id, 0)
+        assert named.queued.status == "queued"
+        run_import(engine, storage, settings, first.queued.id)
+        assert client.archive_import(dataset_id, first.queued.id).status == "succeeded"
+        with session_factory(engine).begin() as session:
+            error = {"code": "layout_ambiguous", "detail": "x"}
+            session.execute(update(Import).values(status="failed", error=error))
+        again = client.upload_archive(dataset_id, path, layout="labelme")
+        assert again.sent_bytes == path.stat().st_size, "its archive is no longer there"
+
+
 def test_a_connection_that_is_cut_costs_no_more_than_a_piece(port: int, archive: Path) -> None:
     size = archive.stat().st_size
 
@@ -96,6 +122,39 @@ def test_a_connection_that_is_cut_costs_no_more_than_a_piece(port: int, archive:
     assert size < relay.sent_bytes < size + PIECE_BYTES + 64 * 1024
 
 
+def test_a_piece_that_is_damaged_on_the_line_is_sent_again(
+    port: int, archive: Path, storage: Storage
+) -> None:
+    size, seen = archive.stat().st_size, 0
+
+    def damage(chunk: bytes) -> bytes:
+        nonlocal seen
+        place, seen = PIECE_BYTES + PIECE_BYTES // 2 - seen, seen + len(chunk)
+        if not 0 <= place < len(chunk):
+            return chunk
+        return chunk[:place] + bytes([chunk[place] ^ 1]) + chunk[place + 1 :]
+
+    relay = Relay(port, [], alter=damage)
+    with HairlineClient(relay.url) as client:
+        sent = client.upload_archive(dataset_of(client), archive)
+    relay.close()
+    assert sent.sent_bytes == size + PIECE_BYTES
+    assert sent.queued.transfer is not None
+    assert sent.queued.transfer.unverified_bytes == 0
+    assert storage.archive_path(sent.queued.id).read_bytes() == archive.read_bytes()
+
+
+def test_an_archive_that_changes_while_it_is_sent_is_given_up(port: int, archive: Path) -> None:
+    def change(done: int, total: int) -> None:
+        if 0 < done < total:
+            os.utime(archive, ns=(0, 0))
+
+    with HairlineClient(f"http://127.0.0.1:{port}") as client:
+        dataset_id = dataset_of(client)
+        with pytest.raises(OSError, match="was changed while it was sent"):
+            client.upload_archive(dataset_id, archive, progress=change)
+
+
 def test_a_sender_that_falls_silent_does_not_keep_others_from_going_on(
     port: int, archive: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +165,7 @@ def test_a_sender_that_falls_silent_does_not_keep_others_from_going_on(
         dataset_id = dataset_of(client)
         request = (
             f"PUT /datasets/{dataset_id}/archive HTTP/1.1\r\nHost: hairline\r\n"
-            f"Idempotency-Key: {upload_key(dataset_id, archive, 1)}\r\n"
+            f"Idempotency-Key: {upload_key(dataset_id, file_state(archive), 1)}\r\n"
             f"Content-Range: bytes 0-{size - 1}/{size}\r\nContent-Length: {size}\r\n\r\n"
         )
         with socket.create_connection(("127.0.0.1", port)) as silent:

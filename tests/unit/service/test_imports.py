@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, event, func, select, update
 
-from service.database.engine import session_factory
+from service.database.engine import open_engine, session_factory
 from service.database.tables import Import, Item
 from service.datasets.imports import clear_archives, queue_import, run_import
 from service.datasets.repository import create_dataset
@@ -116,6 +116,7 @@ def test_what_is_wrong_in_an_archive_is_listed_and_the_rest_is_kept(
         (_zip({"a.png": b"x" * 5000})[:-40], "archive_damaged"),
         (_tar_gz({"a.png": os.urandom(5000)})[:-900], "archive_damaged"),
     ],
+    ids=["nothing", "zip", "tar", "zip of a Mac", "text", "cut zip", "cut tar"],
 )
 def test_an_empty_or_damaged_archive_is_refused_and_leaves_nothing(
     client: TestClient, storage: Storage, engine: Engine, content: bytes, code: str
@@ -144,7 +145,7 @@ def test_an_archive_above_the_limit_is_refused_while_it_arrives(
     assert list(Storage(settings.storage_dir).spool_dir.iterdir()) == []
 
 
-_KILLED_AFTER_THREE_FRAMES = """
+_KILLED_AT_A_STATEMENT = """
 import os, signal, sys
 from pathlib import Path
 from sqlalchemy import event
@@ -155,12 +156,12 @@ from service.storage import Storage
 
 settings = Settings(storage_dir=Path(sys.argv[1]))
 engine = open_engine(settings)
-inserted = 0
+seen = 0
 
 def count(connection, cursor, statement, *rest):
-    global inserted
-    inserted += statement.startswith("INSERT INTO items")
-    if inserted == 4:
+    global seen
+    seen += statement.startswith(sys.argv[3])
+    if seen == int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 event.listen(engine, "after_cursor_execute", count)
@@ -168,19 +169,85 @@ run_import(engine, Storage(settings.storage_dir), settings, sys.argv[2])
 """
 
 
-def test_an_import_that_was_killed_is_completed_by_running_it_again(
-    engine: Engine, storage: Storage, settings: Settings, dataset: str, files: dict[str, bytes]
-) -> None:
-    row = queue_import(engine, storage, settings, dataset, [_zip(files)])
-    program = _KILLED_AFTER_THREE_FRAMES
-    command = [sys.executable, "-c", program, str(settings.storage_dir), row.id]
+def _run_until_killed(settings: Settings, import_id: str, statement: str, count: int) -> None:
+    arguments = [str(settings.storage_dir), import_id, statement, str(count)]
+    command = [sys.executable, "-c", _KILLED_AT_A_STATEMENT, *arguments]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    assert _frames(engine) == 3
+
+
+@pytest.mark.parametrize(
+    ("pack", "statement", "count", "kept", "decoded"),
+    [
+        # The fourth frame's row is there, and its transaction is not committed.
+        (_zip, "INSERT INTO items", 4, 3, 1),
+        # All frames are rows, and of the labels one is.
+        (_tar_gz, "INSERT INTO labels", 2, 5, 0),
+    ],
+)
+def test_an_import_that_was_killed_goes_on_and_opens_no_file_that_is_a_row(
+    engine: Engine,
+    storage: Storage,
+    settings: Settings,
+    dataset: str,
+    files: dict[str, bytes],
+    caplog: pytest.LogCaptureFixture,
+    pack: Any,
+    statement: str,
+    count: int,
+    kept: int,
+    decoded: int,
+) -> None:
+    row = queue_import(engine, storage, settings, dataset, [pack(files)])
+    _run_until_killed(settings, row.id, statement, count)
+    assert _read(engine, row.id).done == kept
     assert storage.archive_path(row.id).exists()
-    run_import(engine, storage, settings, row.id)
+    with caplog.at_level("INFO"):
+        run_import(engine, storage, settings, row.id)
+    left = [*(f"set/images/{n}.png" for n in range(4)), *(f"set/masks/{n}.png" for n in range(4))]
+    left_bytes = sum(len(files[name]) for name in left[kept:])
+    read = f"read {8 - kept} files of {left_bytes} bytes from the archive, decoded {decoded} frames"
+    assert read in caplog.text
     ended = _read(engine, row.id)
     assert (ended.status, ended.done, ended.outcomes) == ("succeeded", 8, [])
     assert _frames(engine) == 4
+
+
+def test_a_frame_declared_good_is_never_a_row_without_its_label(
+    engine: Engine,
+    storage: Storage,
+    settings: Settings,
+    pictures: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with session_factory(engine).begin() as session:
+        dataset = create_dataset(session, name="a", task="segmentation", classes=("pit",)).id
+    set_files = {f"a/train/good/{n}.png": pictures.frame(n) for n in range(3)}
+    set_files["a/test/pit/0.png"] = pictures.frame(9)
+    set_files["a/ground_truth/pit/0_mask.png"] = pictures.mask()
+    row = queue_import(engine, storage, settings, dataset, [_zip(set_files)])
+    _run_until_killed(settings, row.id, "INSERT INTO labels", 2)
+    with session_factory(engine, writes=False)() as session:
+        assert [item.labelled for item in session.scalars(select(Item))] == [True]
+    with caplog.at_level("INFO"):
+        run_import(engine, storage, settings, row.id)
+    assert "read 4 files" in caplog.text
+    assert "decoded 3 frames" in caplog.text
+    assert _read(engine, row.id).status == "succeeded"
+
+
+def test_refused_files_before_a_kill_are_told_once(
+    engine: Engine, storage: Storage, settings: Settings, dataset: str, files: dict[str, bytes]
+) -> None:
+    # Sorted among the frames by the archive's order: the refused one comes first.
+    bad = {"set/images/bad.png": b"no picture"}
+    row = queue_import(engine, storage, settings, dataset, [_zip(bad | files)])
+    _run_until_killed(settings, row.id, "INSERT INTO items", 2)
+    killed = _read(engine, row.id)
+    assert (killed.done, len(killed.outcomes)) == (2, 1)
+    run_import(engine, storage, settings, row.id)
+    ended = _read(engine, row.id)
+    assert (ended.status, ended.done) == ("succeeded_with_problems", 9)
+    assert [outcome["file"] for outcome in ended.outcomes] == ["set/images/bad.png"]
 
 
 def test_an_import_goes_on_behind_the_progress_it_finds(
@@ -201,17 +268,23 @@ def test_a_worker_that_lost_an_import_leaves_it_to_its_new_owner(
     engine: Engine, storage: Storage, settings: Settings, dataset: str, files: dict[str, bytes]
 ) -> None:
     row = queue_import(engine, storage, settings, dataset, [_zip(files)])
+    other = open_engine(settings)
+    first = iter([True])
 
     def take_over(*arguments: Any) -> None:
-        if arguments[2].startswith("INSERT INTO labels"):
-            arguments[1].execute("UPDATE imports SET owner = 'wrk_other'")
+        # Labels are asked for before a transaction that writes would keep the other one waiting.
+        if "FROM labels" in arguments[2] and next(first, False):
+            with session_factory(other).begin() as session:
+                session.execute(update(Import).values(owner="wrk_other"))
 
     with session_factory(engine).begin() as session:
         session.execute(update(Import).values(status="running", owner="wrk_first"))
     event.listen(engine, "before_cursor_execute", take_over)
     run_import(engine, storage, settings, row.id)
+    other.dispose()
     left = _read(engine, row.id)
-    assert (left.status, left.owner) == ("running", "wrk_other")
+    assert (left.status, left.owner, left.done) == ("running", "wrk_other", 0)
+    assert _frames(engine) == 0, "what the one did not count, the other takes in"
     assert storage.archive_path(row.id).exists()
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import inspect, text
 
 from service.database import migrate
 from service.database.engine import open_engine, session_factory, write_connection
-from service.database.tables import Base, Dataset, Item, Label
+from service.database.tables import Base, Dataset, Import, Item, Label
 from service.settings import Settings
 
 
@@ -52,6 +52,7 @@ def test_rows_from_before_are_counted_and_paired_and_hold_ordinary_pictures(
         rows = (
             "datasets (id, name, task, created_at) VALUES ('ds_1', 'rings', 'x', '2025-01-01')",
             "datasets (id, name, task, created_at) VALUES ('ds_2', 'empty', 'x', '2025-01-01')",
+            _OLD_IMPORT,
             *(_old_item(key) for key in ("a", "b")),
             *(_old_label(key, classes) for key, classes in (("b", 1), ("c", 0))),
         )
@@ -66,7 +67,15 @@ def test_rows_from_before_are_counted_and_paired_and_hold_ordinary_pictures(
         assert (empty.item_count, empty.label_count, empty.class_counts) == (0, 0, {})
         assert [session.get_one(Item, key).labelled for key in "ab"] == [False, True]
         assert [session.get_one(Label, key).waiting for key in "bc"] == [False, True]
+        imported = session.get_one(Import, "imp_1")
+        assert (imported.archive_sha256, imported.unverified_bytes) == ("abc", None)
     engine.dispose()
+
+
+_OLD_IMPORT = (
+    "imports (id, dataset_id, status, archive_sha256, done, outcomes, created_at) "
+    "VALUES ('imp_1', 'ds_1', 'succeeded', 'abc', 2, '[]', '2025-01-01')"
+)
 
 
 def _old_item(key: str) -> str:

@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
-from service.errors import Conflict, StorageError
+from service.errors import Conflict, InvalidRequest, StorageError
 from service.partial_uploads import SYNC_EVERY_BYTES, PartialUploads, import_ids_under_way
 from service.storage import Storage
 
@@ -25,17 +26,18 @@ def test_pieces_become_the_file_and_its_digest(storage: Storage) -> None:
     with uploads.open(KEY) as part:
         assert part.is_complete
         assert part.archive.read_bytes() == content
-        assert part.digest() == hashlib.sha256(content).hexdigest()
+        assert part.whole_sha256(may_read=False) == hashlib.sha256(content).hexdigest()
 
 
-def test_another_server_knows_the_digest_too(storage: Storage) -> None:
+def test_another_server_reads_the_archive_for_its_digest_only_when_it_may(storage: Storage) -> None:
     content = os.urandom(1000)
     for start in (0, 500):
         with PartialUploads(storage).open(KEY) as part:
             part.begin("ds_1", 1000, None)
             part.append([content[start : start + 500]])
     with PartialUploads(storage).open(KEY) as part:
-        assert part.digest() == hashlib.sha256(content).hexdigest()
+        assert part.whole_sha256(may_read=False) is None
+        assert part.whole_sha256(may_read=True) == hashlib.sha256(content).hexdigest()
 
 
 def test_what_arrived_before_a_cut_is_kept(storage: Storage) -> None:
@@ -52,7 +54,8 @@ def test_what_arrived_before_a_cut_is_kept(storage: Storage) -> None:
         assert part.received == 3
         part.append([b"def"])
         assert part.archive.read_bytes() == b"abcdef"
-        assert part.digest() == hashlib.sha256(b"abcdef").hexdigest()
+        assert part.whole_sha256(may_read=False) == hashlib.sha256(b"abcdef").hexdigest()
+        assert part.begun().unverified_bytes == 6
 
 
 _WRITES_UNTIL_KILLED = """
@@ -86,6 +89,84 @@ def test_a_killed_server_leaves_a_valid_prefix_and_no_lock(storage: Storage) -> 
         assert part.received == SYNC_EVERY_BYTES
         part.append([b"c" * SYNC_EVERY_BYTES])
         assert part.archive.read_bytes() == b"a" * SYNC_EVERY_BYTES + b"c" * SYNC_EVERY_BYTES
+
+
+def test_pieces_with_digests_are_chained_across_servers_and_nothing_is_read(
+    storage: Storage,
+) -> None:
+    pieces = [os.urandom(SYNC_EVERY_BYTES), os.urandom(SYNC_EVERY_BYTES), b"end"]
+    total, chain, start = sum(map(len, pieces)), bytes(32), 0
+    read_before = psutil.Process().io_counters().read_chars
+    for piece in pieces:
+        # Each piece meets a server that has never heard of the upload.
+        with PartialUploads(storage).open(KEY) as part:
+            part.begin("ds_1", total, None)
+            assert part.received == start
+            part.append([piece[:70_000], piece[70_000:]], hashlib.sha256(piece).digest())
+        start += len(piece)
+        link = len(piece).to_bytes(8, "big") + hashlib.sha256(piece).digest()
+        chain = hashlib.sha256(chain + link).digest()
+    with PartialUploads(storage).open(KEY) as part:
+        assert part.is_complete
+        assert part.whole_sha256(may_read=False) is None
+        assert part.begun().pieces_digest == chain.hex()
+        assert part.begun().unverified_bytes == 0
+        assert psutil.Process().io_counters().read_chars - read_before < 100_000
+        assert part.archive.read_bytes() == b"".join(pieces)
+
+
+def test_a_piece_with_a_digest_is_kept_whole_or_not_at_all(storage: Storage) -> None:
+    def cut() -> Iterator[bytes]:
+        yield b"de"
+        raise EOFError("the sender went away")
+
+    uploads = PartialUploads(storage)
+    with uploads.open(KEY) as part:
+        part.begin("ds_1", 6, None)
+        part.append([b"abc"], hashlib.sha256(b"abc").digest())
+        with pytest.raises(EOFError):
+            part.append(cut(), hashlib.sha256(b"def").digest())
+        assert part.archive.read_bytes() == b"abc"
+        with pytest.raises(InvalidRequest) as caught:
+            part.append([b"dEf"], hashlib.sha256(b"def").digest())
+        assert caught.value.code == "content_digest_mismatch"
+        assert caught.value.hint is not None
+        assert "from byte 3" in caught.value.hint
+        assert (part.received, part.archive.read_bytes()) == (3, b"abc")
+    with uploads.open(KEY) as part:
+        part.append([b"d", b"ef"], hashlib.sha256(b"def").digest())
+        # What was dropped has left no trace in the running digest either.
+        assert part.whole_sha256(may_read=False) == hashlib.sha256(b"abcdef").hexdigest()
+
+
+def test_a_server_killed_within_a_piece_goes_on_behind_the_last_whole_one(storage: Storage) -> None:
+    program = _WRITES_UNTIL_KILLED.replace(
+        "part.append(chunks())",
+        "part.append([b'z' * 10], hashlib.sha256(b'z' * 10).digest())\n"
+        "    part.append(chunks(), bytes(32))",
+    ).replace("import sys, time", "import hashlib, sys, time")
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(storage.root)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"under way\n"
+        process.send_signal(signal.SIGKILL)
+    with PartialUploads(storage).open(KEY) as part:
+        assert part.archive.stat().st_size > SYNC_EVERY_BYTES, "the kill came within the piece"
+        assert part.received == 10
+        part.append([b"y"], hashlib.sha256(b"y").digest())
+        assert part.archive.read_bytes() == b"z" * 10 + b"y"
+
+
+def test_an_archive_that_lost_acknowledged_bytes_begins_again(storage: Storage) -> None:
+    with PartialUploads(storage).open(KEY) as part:
+        part.begin("ds_1", 6, None)
+        part.append([b"abc"], hashlib.sha256(b"abc").digest())
+        os.truncate(part.archive, 2)
+    with PartialUploads(storage).open(KEY) as part:
+        assert part.received == 0
+        part.append([b"abcdef"], hashlib.sha256(b"abcdef").digest())
+        assert part.archive.read_bytes() == b"abcdef"
 
 
 def test_bytes_behind_the_recorded_length_are_not_trusted(storage: Storage) -> None:

@@ -37,6 +37,12 @@ def _answer(error: Exception) -> Any:
         return client.get("/")
 
 
+def test_what_is_not_ready_says_when_to_ask_again_if_it_knows() -> None:
+    assert _answer(NotReady("busy", "many wait", retry_after_s=2.1)).headers["retry-after"] == "3"
+    assert _answer(NotReady("busy", "many wait", retry_after_s=0.02)).headers["retry-after"] == "1"
+    assert "retry-after" not in _answer(NotReady("busy", "many wait")).headers
+
+
 @pytest.mark.parametrize(
     ("kind", "status"),
     [

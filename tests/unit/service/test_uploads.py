@@ -14,7 +14,8 @@ from service.database.engine import session_factory
 from service.database.tables import Item, Label
 from service.datasets.incoming import IncomingFile, upload_order
 from service.datasets.repository import create_dataset
-from service.datasets.uploads import Uploads, rejected
+from service.datasets.upload_conflicts import rejected
+from service.datasets.uploads import Uploads
 from service.settings import Settings
 from service.storage import Storage
 

@@ -1,5 +1,6 @@
 """A frozen version, a bundle that a run may leave, and workers whose program is a stand-in."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from models import (
@@ -20,7 +22,7 @@ from models import (
     write_bundle,
 )
 from service.database.engine import session_factory
-from service.database.tables import Dataset, Version
+from service.database.tables import Dataset, Job, Model, Version
 from service.settings import Settings
 from service.storage import Storage
 from service.worker.worker import Worker
@@ -106,3 +108,29 @@ def new_worker(
         run.kill()
         while run.look():
             time.sleep(0.01)
+
+
+AddModel = Callable[..., str]
+
+
+@pytest.fixture
+def add_model(engine: Engine, storage: Storage, version_id: str, bundle: Path) -> AddModel:
+    def add(name: str, source: Path = bundle) -> str:
+        with session_factory(engine).begin() as session:
+            session.add(Job(id=f"job_{name}", version_id=version_id, status="succeeded", spec={}))
+            session.flush()
+            report = {"metrics": {"dice": 0.5}, "operating_point": {"classes": {}}}
+            session.add(
+                Model(id=f"mdl_{name}", job_id=f"job_{name}", version_id=version_id, report=report)
+            )
+        shutil.copytree(source, storage.bundle_dir(f"mdl_{name}"))
+        return f"mdl_{name}"
+
+    return add
+
+
+@pytest.fixture
+def served(client: TestClient, add_model: AddModel) -> str:
+    model_id = add_model("a")
+    assert client.put("/deployments/default", json={"model": model_id}).status_code == 201
+    return model_id

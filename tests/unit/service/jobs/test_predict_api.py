@@ -3,22 +3,20 @@
 import base64
 import hashlib
 import io
-import shutil
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
 
-from models import FrozenModel, load_bundle
-from service.database.engine import session_factory
-from service.database.tables import Job, Model
+from models import FrozenModel, load_bundle, write_bundle
 from service.storage import Storage
 from tests.oracles.bayer import demosaiced, mosaic_of
 
@@ -34,32 +32,6 @@ def png(pixels: Any) -> bytes:
 @pytest.fixture
 def pixels() -> Any:
     return np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH), dtype=np.uint8)
-
-
-AddModel = Callable[..., str]
-
-
-@pytest.fixture
-def add_model(engine: Engine, storage: Storage, version_id: str, bundle: Path) -> AddModel:
-    def add(name: str, source: Path = bundle) -> str:
-        with session_factory(engine).begin() as session:
-            session.add(Job(id=f"job_{name}", version_id=version_id, status="succeeded", spec={}))
-            session.flush()
-            report = {"metrics": {"dice": 0.5}, "operating_point": {"classes": {}}}
-            session.add(
-                Model(id=f"mdl_{name}", job_id=f"job_{name}", version_id=version_id, report=report)
-            )
-        shutil.copytree(source, storage.bundle_dir(f"mdl_{name}"))
-        return f"mdl_{name}"
-
-    return add
-
-
-@pytest.fixture
-def served(client: TestClient, add_model: AddModel) -> str:
-    model_id = add_model("a")
-    assert client.put("/deployments/default", json={"model": model_id}).status_code == 201
-    return model_id
 
 
 def test_the_verdict_is_that_of_the_bundle_on_disk(
@@ -179,7 +151,7 @@ def test_a_frame_the_model_was_not_trained_for_is_refused(
 
 
 def test_a_raw_bayer_frame_is_demosaiced_as_its_model_was_taught(
-    client: TestClient, add_model: AddModel, bayer_bundle: Path
+    client: TestClient, add_model: Callable[..., str], bayer_bundle: Path
 ) -> None:
     model = add_model("raw", bayer_bundle)
     seen = np.random.default_rng(5).integers(0, 2**16, (HEIGHT, WIDTH, 3), dtype=np.uint16)
@@ -211,7 +183,7 @@ def test_a_raw_bayer_frame_is_demosaiced_as_its_model_was_taught(
     ],
 )
 def test_what_is_no_raw_frame_of_the_models_camera_is_refused_by_name(
-    client: TestClient, add_model: AddModel, bayer_bundle: Path, pixels: Any, code: str
+    client: TestClient, add_model: Callable[..., str], bayer_bundle: Path, pixels: Any, code: str
 ) -> None:
     model = add_model("raw", bayer_bundle)
     answer = client.post(f"/predict?model={model}", files={"file": ("a.png", png(pixels))})
@@ -240,7 +212,7 @@ def test_before_anything_is_deployed_predict_says_how_to_deploy(client: TestClie
 
 
 def test_a_deployment_goes_forward_and_back(
-    client: TestClient, served: str, add_model: AddModel
+    client: TestClient, served: str, add_model: Callable[..., str]
 ) -> None:
     other = add_model("b")
     moved = client.put("/deployments/default", json={"model": other})
@@ -252,7 +224,7 @@ def test_a_deployment_goes_forward_and_back(
 
 
 def test_deploying_what_is_deployed_keeps_the_way_back(
-    client: TestClient, served: str, add_model: AddModel
+    client: TestClient, served: str, add_model: Callable[..., str]
 ) -> None:
     other = add_model("b")
     client.put("/deployments/default", json={"model": other})
@@ -266,7 +238,7 @@ def test_the_first_model_of_a_deployment_has_no_way_back(client: TestClient, ser
 
 
 def test_a_model_whose_bundle_is_damaged_is_not_deployed(
-    client: TestClient, served: str, add_model: AddModel, storage: Storage
+    client: TestClient, served: str, add_model: Callable[..., str], storage: Storage
 ) -> None:
     other = add_model("b")
     weights = storage.bundle_dir(other) / "weights.safetensors"
@@ -302,3 +274,43 @@ def test_the_service_is_alive_without_a_worker_but_not_ready(client: TestClient)
     assert client.get("/healthz").json() == {"status": "ok"}
     response = client.get("/readyz")
     assert (response.status_code, response.json()["code"]) == (503, "no_worker")
+
+
+def test_a_model_whose_weights_overflow_gives_an_error_and_never_an_ok(
+    client: TestClient, add_model: Callable[..., str], bundle: Path, tmp_path: Path, pixels: Any
+) -> None:
+    whole = load_bundle(bundle)
+    weights = whole.network.state_dict()
+    weights["encoder.conv1.weight"][0] = torch.inf
+    write_bundle(tmp_path / "bundle", whole.info, weights)
+    model_id = add_model("broken", tmp_path / "bundle")
+
+    answer = client.post(f"/predict?model={model_id}", files={"file": ("a.png", png(pixels))})
+
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "probabilities_not_finite"
+    assert "verdict" not in answer.json()
+
+
+def test_when_too_many_frames_wait_the_next_is_told_to_come_again(
+    client: TestClient, served: str
+) -> None:
+    large = np.random.default_rng(3).integers(0, 256, (640, 640), dtype=np.uint8)
+    done, encoded = cv2.imencode(".bmp", large)
+    assert done
+
+    def send(_: int) -> Any:
+        headers = {"Content-Type": "image/bmp"}
+        return client.post("/predict", content=bytes(encoded), headers=headers)
+
+    with ThreadPoolExecutor(40) as threads:
+        answers = list(threads.map(send, range(40)))
+
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert refused
+    for answer in refused:
+        assert answer.status_code == 503
+        assert answer.json()["code"] == "inference_busy"
+        assert int(answer.headers["retry-after"]) >= 1
+    # Every frame that was taken was inspected.
+    assert {answer.json()["verdict"] for answer in answers if answer.status_code == 200} == {"NG"}

@@ -1,0 +1,160 @@
+"""The frame that a request brings: a form's part, a picture as the body, or a camera's buffer."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+
+from data import decode_frame
+from data.bayer import BayerPattern
+from data.camera_buffers import PIXEL_FORMATS, BufferLayout, decode_buffer
+from data.images import DecodedImage
+from service.errors import InvalidRequest, PayloadTooLarge
+
+_IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
+_BUFFER_TYPE = "application/octet-stream"
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("X-Width", {"type": "integer", "minimum": 1}, "Pixels of a row of the buffer."),
+    ("X-Height", {"type": "integer", "minimum": 1}, "Rows of the buffer."),
+    ("X-Pixel-Format", {"type": "string", "enum": [*PIXEL_FORMATS]}, "As GenICam names it."),
+    ("X-Stride", {"type": "integer", "minimum": 1}, "Bytes from one row's start to the next's."),
+)
+REQUEST_BODY = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "schema": schema,
+            "description": f"{meaning} For a body of {_BUFFER_TYPE}.",
+        }
+        for name, schema, meaning in _HEADERS
+    ],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                },
+                "example": {"file": "(the bytes of frame.png)"},
+            },
+            **dict.fromkeys((*_IMAGE_TYPES, _BUFFER_TYPE), _BINARY),
+        },
+    },
+}
+# Ten digits would be a number that no frame has, and int() is slow on very long ones.
+_MOST_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class UploadedFrame:
+    """A frame's bytes and what they are.
+
+    Attributes:
+        name: As the sender calls it.
+        raw: A picture's file, or a buffer.
+        layout: Of a buffer; None for a file.
+    """
+
+    name: str
+    raw: bytes
+    layout: BufferLayout | None = None
+
+    def decode(self, bayer: BayerPattern | None) -> DecodedImage:
+        """Return its pixels, demosaiced if frames are declared to be mosaics.
+
+        Raises:
+            ImageError: It is no picture, or not such a one.
+        """
+        if self.layout is None:
+            return decode_frame(self.raw, name=self.name, bayer=bayer)
+        return decode_buffer(self.raw, self.layout, bayer=bayer)
+
+
+async def read_frame(request: Request) -> UploadedFrame:
+    """Read the frame that a request brings.
+
+    Raises:
+        InvalidRequest: There is none, or its kind or its buffer's layout is not told.
+        PayloadTooLarge: It is larger than this installation accepts.
+    """
+    limit = request.app.state.settings.max_file_bytes
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _read_part(request, limit)
+    if kind not in (*_IMAGE_TYPES, _BUFFER_TYPE):
+        raise InvalidRequest(
+            "unsupported_media_type",
+            f"a body of type {kind or 'unknown'!r} can't be inspected",
+            where="header/Content-Type",
+            hint=f"send a multipart part named file, or one of {', '.join(_IMAGE_TYPES)}, or a "
+            f"camera's buffer as {_BUFFER_TYPE}",
+        )
+    layout = _layout_of(request) if kind == _BUFFER_TYPE else None
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > limit:
+            raise _too_large("the body", limit)
+    return UploadedFrame("body", bytes(raw), layout)
+
+
+async def _read_part(request: Request, limit: int) -> UploadedFrame:
+    async with request.form(max_files=1, max_fields=1) as form:
+        part = form.get("file")
+        if not isinstance(part, UploadFile):
+            raise InvalidRequest(
+                "missing_file",
+                "the form has no file part named 'file'",
+                where="/file",
+                hint="curl -F file=@frame.png …/predict",
+            )
+        name = part.filename or "file"
+        if part.size is not None and part.size > limit:
+            raise _too_large(name, limit)
+        return UploadedFrame(name, await part.read())
+
+
+def _layout_of(request: Request) -> BufferLayout:
+    """Return what a request's headers say of the buffer in its body."""
+    width, height = (_number(request, name) for name in ("X-Width", "X-Height"))
+    pixel_format = request.headers.get("X-Pixel-Format")
+    if width is None or height is None or pixel_format is None:
+        missing = [name for name, _, _ in _HEADERS[:3] if name not in request.headers]
+        raise InvalidRequest(
+            "buffer_layout_missing",
+            f"a buffer needs {', '.join(missing)}",
+            where=f"header/{missing[0]}",
+            hint="X-Width: 2500, X-Height: 2000, X-Pixel-Format: Mono8; a picture's file is sent "
+            f"as one of {', '.join(_IMAGE_TYPES)}",
+        )
+    return BufferLayout(width, height, pixel_format, _number(request, "X-Stride"))
+
+
+def _number(request: Request, name: str) -> int | None:
+    given = request.headers.get(name)
+    if given is None:
+        return None
+    is_number = given.isascii() and given.isdecimal() and len(given) <= _MOST_DIGITS
+    if not is_number or int(given) == 0:
+        raise InvalidRequest(
+            "header_invalid",
+            f"{name} is {given[:40]!r}, not a whole number above 0",
+            where=f"header/{name}",
+            hint=f"{name}: 2500",
+        )
+    return int(given)
+
+
+def _too_large(name: str, limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        "file_too_large",
+        f"{name} has more than {limit} bytes",
+        file=name,
+        hint="raise HAIRLINE_MAX_FILE_BYTES if frames are that large",
+    )

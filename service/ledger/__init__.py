@@ -1,0 +1,1 @@
+"""What was predicted, in order, so that a change made afterwards shows."""

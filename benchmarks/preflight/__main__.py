@@ -25,9 +25,10 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--cell", help="used by `ladder`, which makes each cell in its own program")
+    parser.add_argument("--estimate-only", action="store_true", help="used by `ladder` as well")
     arguments = parser.parse_args()
     if arguments.command == "cell":
-        measure_cell(arguments.cell, arguments.work)
+        measure_cell(arguments.cell, arguments.work, estimate_only=arguments.estimate_only)
         return 0
     if arguments.command == "runs":
         measure_runs(arguments.work, arguments.results)

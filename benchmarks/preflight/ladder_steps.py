@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.preflight.frames import drawn_frames, run_config
-from benchmarks.preflight.results import store
+from benchmarks.preflight.results import load, store
 from training.config import RunConfig
 from training.events import EventLog
 from training.memory.dry_step import one_step
@@ -44,19 +44,25 @@ CELLS: dict[str, dict[str, Any]] = {
 
 
 def measure_ladder(work: Path, results: Path) -> None:
-    """Measure every cell in a program of its own, one after the other."""
+    """Measure every cell in a program of its own, one after the other.
+
+    A cell that has been measured is estimated again and keeps its measurement.
+    """
     drawn_frames(work, *FRAME)
+    before = {row["name"]: row for row in load(results).get("ladder", {}).get("rows", [])}
     rows = []
     for name in CELLS:
         command = [sys.executable, "-m", "benchmarks.preflight", "cell", "--cell", name]
         command += ["--work", str(work)]
+        measured = {key: value for key, value in before.get(name, {}).items() if "measured" in key}
+        command += ["--estimate-only"] if measured else []
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - our own program.
-        rows.append({"name": name, **json.loads(told.splitlines()[-1])})
+        rows.append({"name": name, **measured, **json.loads(told.splitlines()[-1])})
         print(json.dumps(rows[-1]), flush=True)
         store(results, "ladder", rows)
 
 
-def measure_cell(name: str, work: Path) -> None:
+def measure_cell(name: str, work: Path, *, estimate_only: bool) -> None:
     """Print the estimate and, where memory allows it, the measured peak of one step, as JSON."""
     root = drawn_frames(work, *FRAME)
     norm = {"norm": {"kind": "bn"}}
@@ -71,7 +77,7 @@ def measure_cell(name: str, work: Path) -> None:
         "estimated_bytes": estimate.phase_bytes["training_step"] - beside,
         "estimated_s": estimate.step_s,
     }
-    if result["estimated_bytes"] <= MOST_BYTES:
+    if result["estimated_bytes"] <= MOST_BYTES and not estimate_only:
         optimizer = build_optimizer(prepared.network, config.optimizer)
         release_memory()
         forget_peak()

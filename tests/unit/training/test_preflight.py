@@ -206,7 +206,7 @@ def test_the_default_ladder_changes_neither_precision_nor_what_training_sees() -
 
 def test_the_peak_is_that_of_the_dearest_phase() -> None:
     held = Holdings(1000, 100, 400, 900, 2000, 30, 100)
-    peaks = phase_peaks(held, on_cpu=False, step_factor=2.0)
+    peaks = phase_peaks(held, gpu_step_factor=2.0)
     # The GPU holds neither frames that wait nor checkpoints.
     assert peaks == {"training_step": 900 + 400 + 2 * 500, "whole_frame": 900 + 400 + 100 + 2000}
 

@@ -11,7 +11,7 @@ export DO_NOT_TRACK := true
 # Threads of several torch processes must not spin for a core that another one needs.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test check format benchmark-data benchmark-norm benchmark-weld clean
+.PHONY: help setup demo test check format benchmark-data benchmark-norm benchmark-preflight benchmark-weld clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -46,6 +46,9 @@ benchmark-data: setup  ## Import, decoding and listing, as ratios (minutes; ARGS
 
 benchmark-norm: setup  ## Accuracy and cost of each normalization (hours on a CPU; ARGS="cost --quick").
 	$(BIN)/python -m benchmarks.norm $(or $(ARGS),all)
+
+benchmark-preflight: setup  ## Estimated against measured memory (tens of minutes; ARGS=ladder).
+	$(BIN)/python -m benchmarks.preflight $(or $(ARGS),runs)
 
 benchmark-weld: setup  ## Train on the real weld photos and print the scores (tens of minutes on a CPU).
 	$(BIN)/python -m benchmarks.weld_seg $(ARGS)

@@ -77,6 +77,7 @@ class NormSpec(BaseModel):
         history: ``cbn`` only: ``ring``, or ``exponential`` for a long memory at the cost of one
             iteration's.
         slope_positions: ``cbn`` only: output positions that the variance's slope is computed from.
+        ranks: ``cbn`` only: with several devices, ``separate`` windows or ``pooled`` ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,6 +91,7 @@ class NormSpec(BaseModel):
     r_max: Annotated[float, Field(ge=1)] | None = None
     history: Literal["ring", "exponential"] | None = None
     slope_positions: Annotated[int, Field(ge=1)] | None = None
+    ranks: Literal["separate", "pooled"] | None = None
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:

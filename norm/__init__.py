@@ -24,6 +24,7 @@ from .errors import (
     TraceError,
 )
 from .folding import FoldEntry, FoldReport, fold_batchnorm
+from .rank_statistics import RankStatistics
 from .recalibration import (
     RecalibratedLayer,
     RecalibrationReport,
@@ -47,6 +48,7 @@ __all__ = [
     "Kind",
     "NormError",
     "OptionError",
+    "RankStatistics",
     "RecalibratedLayer",
     "RecalibrationError",
     "RecalibrationReport",

@@ -79,17 +79,25 @@ def plan_steps(
 ) -> list[tuple[tuple[Draw, ...], ...]]:
     """Return the optimizer steps of one epoch, each the micro-batches it learns from.
 
-    An epoch takes as few steps of at most ``accumulation_steps`` micro-batches as it can, and they
-    hold equally many, give or take one: a last step of the few that are left over would move the
-    weights as far as any other, by the noisiest gradient.
+    An epoch takes as few steps of at most ``accumulation_steps`` micro-batches a device as it can,
+    and they hold equally many, give or take one: a last step of the few that are left over would
+    move the weights as far as any other, by the noisiest gradient.  The plan is that of all
+    devices: one with n times the ``accumulation_steps`` has the same steps as n.  In lockstep
+    every device needs as many micro-batches as the others, so those that are too many for that
+    are left out of the epoch, other ones each time.
     """
     batches = plan_draws(items, config, epoch)
-    steps = -(-len(batches) // config.accumulation_steps)
-    return [tuple(step) for step in split_evenly(batches, steps)]
+    together = config.devices if config.in_lockstep else 1
+    count = len(batches) // together
+    units = split_evenly(batches[: count * together], count)
+    steps = -(-count * together // (config.accumulation_steps * config.devices))
+    return [tuple(itertools.chain(*step)) for step in split_evenly(units, steps)]
 
 
 def split_evenly(whole: Sequence[Part], parts: int) -> list[Sequence[Part]]:
     """Cut a sequence into consecutive parts of equal length, the first ones longer by one."""
+    if parts == 0:
+        return []
     length, longer = divmod(len(whole), parts)
     ends = [part * length + min(part, longer) for part in range(parts + 1)]
     return [whole[begin:end] for begin, end in itertools.pairwise(ends)]

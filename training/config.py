@@ -128,6 +128,19 @@ class MemorySection(_Section):
     activation_checkpointing: bool = False
 
 
+class RecalibrationSection(_Section):
+    """True running statistics at the end, kept if the calibration Dice rises by them.
+
+    Attributes:
+        max_frames: Training frames that are measured, at most.
+        max_cost: At most this share of what training itself has cost, in pixels that went through
+            the network; fewer frames are measured where it takes that.
+    """
+
+    max_frames: Annotated[int, Field(ge=2)] = 64
+    max_cost: Annotated[float, Field(gt=0)] = 0.1
+
+
 class EmaSection(_Section):
     """An exponential moving average of the weights, judged and shipped in their place.
 
@@ -146,6 +159,7 @@ class RunConfig(_Section):
         batch_size: Frames or windows that the network runs on at once.
         accumulation_steps: Batches of one optimizer step, run one after the other, so that a device
             that holds one frame learns from several a step.
+        devices: Processes that share a step, each on a GPU of its own, or on the CPU.
     """
 
     format_version: Literal[1] = 1
@@ -167,13 +181,20 @@ class RunConfig(_Section):
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
     ema: EmaSection | None = None
+    devices: Annotated[int, Field(ge=1, le=64)] = 1
+    recalibration: RecalibrationSection | None = RecalibrationSection()
     memory: MemorySection = MemorySection()
     dry_run: bool = False
 
     @property
     def images_per_step(self) -> int:
         """Frames or windows that an optimizer step learns from, at most."""
-        return self.batch_size * self.accumulation_steps
+        return self.batch_size * self.accumulation_steps * self.devices
+
+    @property
+    def in_lockstep(self) -> bool:
+        """Whether forward passes of several processes wait for each other, as pooled windows do."""
+        return self.devices > 1 and self.norm.ranks == "pooled"
 
     @property
     def norm_in_force(self) -> NormSpec:

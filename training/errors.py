@@ -5,6 +5,7 @@ TrainingError
 ├── CheckpointError  no checkpoint on disk can be used
 ├── DivergedError    the loss or the gradient is no longer a number
 ├── OutOfMemory      the run does not fit, whatever it may give up
+├── RanksDisagreeError  processes that share a training hold different weights
 ├── ParityError      the frozen model does not answer as the trained one
 └── RunLockedError   another process is at work in the run's directory
 """
@@ -34,6 +35,10 @@ class DivergedError(TrainingError):
 
 class OutOfMemory(TrainingError):  # noqa: N818 - it says what is the matter.
     """The run does not fit into the device's memory, whatever it may give up."""
+
+
+class RanksDisagreeError(TrainingError):
+    """Processes that share a training hold different weights."""
 
 
 class ParityError(TrainingError):

@@ -72,6 +72,19 @@ class EventLog:
         self._file.close()
 
 
+class SilentEventLog(EventLog):
+    """The events of a rank that writes none: the first one's are the run's."""
+
+    def __init__(self) -> None:
+        """Open no file."""
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Drop the event."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Return all whole events; an unfinished last line is ignored."""
     if not path.exists():

@@ -11,7 +11,15 @@ from typing import Any
 from data import Draw
 from data.loader import batches_ahead, default_workers, prefetch
 from norm import plain_state_dict
-from training.batches import Batch, collate, count_steps, largest_batch_bytes, plan_steps
+from training.batches import (
+    Batch,
+    collate,
+    count_steps,
+    largest_batch_bytes,
+    plan_steps,
+    split_evenly,
+)
+from training.calibration_look import calibration_dice, mean_dice
 from training.checkpoint import (
     discard_checkpoints_after,
     load_latest_checkpoint,
@@ -19,14 +27,13 @@ from training.checkpoint import (
 )
 from training.config import RunConfig
 from training.errors import DivergedError
-from training.eval_forward import EvalForward
-from training.evaluation import score_histograms, whole_frames
 from training.events import EventLog
-from training.loop_state import LoopState, checkpoint_content, restore_checkpoint
+from training.loop_state import LoopState, Trained, checkpoint_content, restore_checkpoint
 from training.memory.step_in_flight import step_in_flight
-from training.optimizer_step import take_step
+from training.optimizer_step import ALONE, take_step
 from training.preparation import Prepared, learner_of
 from training.progress import Progress
+from training.ranks import Ranks
 from training.run_directory import RunDirectory
 from training.schedule import build_optimizer, learning_rate
 from training.weight_average import WeightAverage
@@ -41,35 +48,52 @@ MOST_REWINDS = 3
 class TrainingLoop:
     """Trains the prepared network until a limit, early stopping or a cancel request ends it.
 
-    Side effects: writes events and checkpoints into the run's directory, and changes the network.
+    With several processes each runs its own, in step with the others.
+
+    Side effects: changes the network; the first rank's writes events and checkpoints into the run's
+    directory.
     """
 
     def __init__(
-        self, config: RunConfig, prepared: Prepared, run: RunDirectory, events: EventLog
+        self,
+        config: RunConfig,
+        prepared: Prepared,
+        run: RunDirectory,
+        events: EventLog,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
         self.prepared = prepared
         self.run = run
         self.events = events
+        self.ranks = ranks
         self.state = LoopState()
         items = prepared.train.items
         self.steps_per_epoch, self.steps_total = count_steps(items, config)
-        self._workers = default_workers() if config.data.workers is None else config.data.workers
+        workers = config.data.workers
+        self._workers = max(1, default_workers() // ranks.count) if workers is None else workers
         batch_bytes = largest_batch_bytes(items, config, len(prepared.manifest.classes))
         self._ahead = batches_ahead(self._workers, batch_bytes)
         epochs_total = math.ceil(self.steps_total / self.steps_per_epoch)
         self.look_every_epochs = max(1, math.ceil(epochs_total / LOOKS_A_RUN))
         self.learner = learner_of(prepared)
-        self.optimizer = build_optimizer(prepared.network, config.optimizer)
-        self.average = WeightAverage(prepared.network, config.ema.decay) if config.ema else None
+        self.trained = Trained(
+            prepared.network,
+            build_optimizer(prepared.network, config.optimizer),
+            WeightAverage(prepared.network, config.ema.decay)
+            if config.ema is not None and ranks.is_first
+            else None,
+            prepared.device,
+        )
         self._checkpointed_s = self._ticked_s = time.monotonic()
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from a checkpoint that this run wrote."""
-        prepared = self.prepared
-        self.state = restore_checkpoint(
-            checkpoint, prepared.network, self.optimizer, prepared.device, self.average
-        )
+        """Go on from a checkpoint that this run wrote.
+
+        Raises:
+            CheckpointError: It was written by another number of processes.
+        """
+        self.state = restore_checkpoint(checkpoint, self.trained, self.ranks)
 
     def train(self, progress: Progress) -> bool:
         """Train to the end; return False if a cancel request ended it.
@@ -97,7 +121,7 @@ class TrainingLoop:
         """Train to the epoch's end or a limit; return False if a cancel request came first."""
         with contextlib.closing(self._rest_of_epoch()) as steps:
             for batches in steps:
-                if self.run.cancel_requested:
+                if self.ranks.from_first(self.run.cancel_requested):
                     return False
                 self._step(batches, progress)
                 if self._at_limit():
@@ -130,7 +154,8 @@ class TrainingLoop:
         )
         # A run that is killed now resumes with the lower rate.
         self._save(self.run.rewind_points)
-        discard_checkpoints_after(self.run.checkpoints, self.state.step)
+        if self.ranks.is_first:
+            discard_checkpoints_after(self.run.checkpoints, self.state.step)
         self._save(self.run.checkpoints)
 
     def load_best(self) -> None:
@@ -147,7 +172,7 @@ class TrainingLoop:
         return self.state.step // self.steps_per_epoch
 
     def _rest_of_epoch(self) -> Generator[list[Batch]]:
-        """Yield the micro-batches of each optimizer step that is left of the epoch."""
+        """Yield this rank's micro-batches of each optimizer step that is left of the epoch."""
         epoch = self.epoch
         done = self.state.step % self.steps_per_epoch
 
@@ -156,11 +181,12 @@ class TrainingLoop:
             return collate(frames, self.prepared.preprocessing)
 
         steps = plan_steps(self.prepared.train.items, self.config, epoch)[done:]
-        keys = [draws for step in steps for draws in step]
+        parts = [split_evenly(step, self.ranks.count)[self.ranks.rank] for step in steps]
+        keys = [draws for part in parts for draws in part]
         loaded = prefetch(load, keys, workers=self._workers, ahead=self._ahead)
         with contextlib.closing(loaded):
-            for step in steps:
-                yield list(itertools.islice(loaded, len(step)))
+            for part in parts:
+                yield list(itertools.islice(loaded, len(part)))
 
     def _step(self, batches: list[Batch], progress: Progress) -> None:
         state, section = self.state, self.config.optimizer
@@ -171,20 +197,21 @@ class TrainingLoop:
             time_spent=self._time_spent(),
             rewinds=state.rewinds,
         )
-        for group in self.optimizer.param_groups:
+        for group in self.trained.optimizer.param_groups:
             group["lr"] = rate
-        with step_in_flight(self.run.step_in_flight, state.step + 1):
+        with self._in_flight():
             result = take_step(
                 self.learner,
                 batches,
-                self.optimizer,
+                self.trained.optimizer,
                 max_gradient_norm=section.max_gradient_norm,
                 step=state.step + 1,
+                ranks=self.ranks,
             )
         state.step += 1
-        if self.average is not None:
-            self.average.update(self.prepared.network, state.step)
-        self._tick()
+        if self.trained.average is not None:
+            self.trained.average.update(self.prepared.network, state.step)
+        checkpoint_due = self._tick()
         state.loss_sum += result.loss
         state.loss_steps += 1
         state.seen_pixels += result.seen.pixels
@@ -192,13 +219,24 @@ class TrainingLoop:
         state.seen_frames += result.seen.frames
         state.seen_defective += result.seen.defective_frames
         progress.step(state.step, self.steps_total, self.epoch, result.loss)
-        if time.monotonic() - self._checkpointed_s >= self.config.checkpoint_every_s:
+        if checkpoint_due:
             self._checkpoint()
 
-    def _tick(self) -> None:
+    def _in_flight(self) -> contextlib.AbstractContextManager[None]:
+        """Leave a trace while a step is at work; one of all ranks is enough."""
+        if not self.ranks.is_first:
+            return contextlib.nullcontext()
+        return step_in_flight(self.run.step_in_flight, self.state.step + 1)
+
+    def _tick(self) -> bool:
+        """Count the time since the last call; return whether a checkpoint is due."""
         now_s = time.monotonic()
-        self.state.elapsed_s += now_s - self._ticked_s
+        elapsed_s = self.state.elapsed_s + now_s - self._ticked_s
         self._ticked_s = now_s
+        due = now_s - self._checkpointed_s >= self.config.checkpoint_every_s
+        # Time decides the learning rate and the end: all ranks must go by the same clock.
+        self.state.elapsed_s, due = self.ranks.from_first((elapsed_s, due))
+        return due
 
     def _time_spent(self) -> float:
         """Return the used share of the limit on time, 0 where there is none."""
@@ -222,21 +260,20 @@ class TrainingLoop:
 
     def _look_at_calibration(self) -> None:
         """Judge the weights on the calibration frames and keep them if they are the best so far."""
-        state = self.state
-        average = self.average
+        state, average = self.state, self.trained.average
         shown = average.applied_to(self.prepared.network) if average else contextlib.nullcontext()
         with shown:
-            by_class = self._calibration_dice()
-            known = [score for score in by_class.values() if score is not None]
-            mean = sum(known) / len(known) if known else 0.0
+            by_class = self._agreed_calibration_dice()
+            mean = mean_dice(by_class)
             # Without a labelled calibration pixel there is nothing to choose by: the last win.
-            if mean > state.best_dice or not known:
-                state.best_dice = mean
+            if mean is None or mean > state.best_dice:
+                state.best_dice = mean or 0.0
                 state.best_epoch = self.epoch
-                state.best_weights = {
-                    name: tensor.detach().cpu().clone()
-                    for name, tensor in plain_state_dict(self.prepared.network).items()
-                }
+                if self.ranks.is_first:
+                    state.best_weights = {
+                        name: tensor.detach().cpu().clone()
+                        for name, tensor in plain_state_dict(self.prepared.network).items()
+                    }
         values = {f"calibration_dice/{name}": score for name, score in by_class.items()}
         if state.loss_steps:
             values["training_loss"] = state.loss_sum / state.loss_steps
@@ -244,21 +281,29 @@ class TrainingLoop:
             "metrics",
             step=state.step,
             epoch=self.epoch,
-            values={"calibration_dice": mean, **values},
+            values={"calibration_dice": mean or 0.0, **values},
         )
         state.loss_sum, state.loss_steps = 0.0, 0
         self._save(self.run.rewind_points)
 
-    def _calibration_dice(self) -> dict[str, float | None]:
-        """Return the best pixel Dice of each class, None for one that no frame shows."""
-        prepared = self.prepared
-        forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
-        histograms = score_histograms(
-            forward,
-            whole_frames(prepared.calibration),
-            tuple(prepared.manifest.classes),
-        )
-        return {name: histogram.best_dice()[0] for name, histogram in histograms.items()}
+    def _agreed_calibration_dice(self) -> dict[str, float | None]:
+        """Let the first rank look, and return on all of them what it saw.
+
+        Raises:
+            DivergedError: It saw a probability that is no number.
+        """
+        by_class: dict[str, float | None] = {}
+        trouble: tuple[str, str, str | None] | None = None
+        if self.ranks.is_first:
+            try:
+                by_class = calibration_dice(self.prepared)
+            except DivergedError as error:
+                trouble = (error.code, error.detail, error.hint)
+        by_class, trouble = self.ranks.from_first((by_class, trouble))
+        if trouble is not None:
+            code, detail, hint = trouble
+            raise DivergedError(code, detail, hint=hint)
+        return by_class
 
     def _checkpoint(self) -> None:
         """Save and say so, which tells whoever starts runs again that this attempt came further."""
@@ -267,8 +312,6 @@ class TrainingLoop:
         self._checkpointed_s = time.monotonic()
 
     def _save(self, directory: Path) -> None:
-        prepared = self.prepared
-        content = checkpoint_content(
-            self.state, prepared.network, self.optimizer, prepared.device, self.average
-        )
-        save_checkpoint(directory, self.state.step, content)
+        content = checkpoint_content(self.state, self.trained, self.ranks)
+        if self.ranks.is_first:
+            save_checkpoint(directory, self.state.step, content)

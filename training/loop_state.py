@@ -1,11 +1,15 @@
 """How far a run is, and what a checkpoint holds of it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from norm import plain_state_dict
+from norm.optimizer_steps import fingerprint
+from training.errors import CheckpointError, RanksDisagreeError
+from training.ranks import Ranks
 from training.weight_average import WeightAverage
 
 
@@ -35,40 +39,90 @@ class LoopState:
     ended_by: str = ""
 
 
-def checkpoint_content(
-    state: LoopState,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    average: WeightAverage | None,
-) -> dict[str, Any]:
-    """Return everything that decides how the run goes on; tensors are shared, not copied."""
+class Trained(NamedTuple):
+    """What training moves on this rank.
+
+    Attributes:
+        network: With its windows, which are this rank's own.
+        optimizer: The same on all ranks.
+        average: On the first rank alone, and if one is asked for.
+        device: This rank's.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: WeightAverage | None
+    device: torch.device
+
+
+def checkpoint_content(state: LoopState, trained: Trained, ranks: Ranks) -> dict[str, Any]:
+    """Return everything that decides how the run goes on; empty on all ranks but the first.
+
+    Windows and random state are each rank's own; all else is the same everywhere.  Tensors are
+    shared, not copied.
+
+    Raises:
+        RanksDisagreeError: The ranks' weights are not the same.
+    """
+    own = ranks.gather(_own_content(trained, is_first=ranks.is_first))
+    if not ranks.is_first:
+        return {}
+    if len({content["weights_fingerprint"] for content in own}) > 1:
+        raise RanksDisagreeError(
+            "ranks_disagree",
+            f"the processes' weights differ after step {state.step}",
+            hint="report it with the run's directory; devices 1 trains without other processes",
+        )
     content: dict[str, Any] = {
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "network": trained.network.state_dict(),
+        "optimizer": trained.optimizer.state_dict(),
         "state": dict(vars(state)),
-        "rng": torch.get_rng_state(),
+        "ranks": own,
     }
-    if device.type == "cuda":
-        content["cuda_rng"] = torch.cuda.get_rng_state(device)
-    if average is not None:
-        content["ema"] = average.state_dict()
+    if trained.average is not None:
+        content["ema"] = trained.average.state_dict()
     return content
 
 
-def restore_checkpoint(
-    content: dict[str, Any],
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    average: WeightAverage | None,
-) -> LoopState:
-    """Put network, optimizer, average and random state back to a checkpoint's; return its state."""
-    network.load_state_dict(content["network"])
-    optimizer.load_state_dict(content["optimizer"])
-    torch.set_rng_state(content["rng"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(content["cuda_rng"], device)
-    if average is not None:
-        average.load_state_dict(content["ema"])
+def restore_checkpoint(content: dict[str, Any], trained: Trained, ranks: Ranks) -> LoopState:
+    """Put this rank's network, optimizer, average and random state back; return the run's state.
+
+    Raises:
+        CheckpointError: It was written by another number of processes.
+    """
+    if len(content["ranks"]) != ranks.count:
+        raise CheckpointError(
+            "checkpoint_of_other_devices",
+            f"the checkpoint is of {len(content['ranks'])} processes, devices is {ranks.count}",
+            hint="put devices back to what the run was started with, or start a new run",
+        )
+    own = content["ranks"][ranks.rank]
+    trained.network.load_state_dict(content["network"] | own["windows"])
+    trained.optimizer.load_state_dict(content["optimizer"])
+    torch.set_rng_state(own["rng"])
+    if trained.device.type == "cuda":
+        torch.cuda.set_rng_state(own["cuda_rng"], trained.device)
+    if trained.average is not None:
+        trained.average.load_state_dict(content["ema"])
     return LoopState(**content["state"])
+
+
+def _own_content(trained: Trained, *, is_first: bool) -> dict[str, Any]:
+    """Return what is this rank's own, on the CPU, and by what its weights can be compared.
+
+    The first rank's windows are in its network already.
+    """
+    shared = plain_state_dict(trained.network)
+    weights = list(trained.network.parameters())
+    content: dict[str, Any] = {
+        "windows": {
+            name: tensor.cpu()
+            for name, tensor in trained.network.state_dict().items()
+            if name not in shared and not is_first
+        },
+        "rng": torch.get_rng_state(),
+        "weights_fingerprint": int(fingerprint(weights)),
+    }
+    if trained.device.type == "cuda":
+        content["cuda_rng"] = torch.cuda.get_rng_state(trained.device)
+    return content

@@ -8,9 +8,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from norm import RankStatistics
 from training.batches import Batch
 from training.errors import diverged
 from training.memory.checkpointing import checkpointed
+from training.ranks import Ranks
+
+ALONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def take_step(
     max_gradient_norm: float,
     step: int,
     undoable: bool = False,
+    ranks: Ranks = ALONE,
 ) -> StepResult:
     """Move the weights once, by the gradient of the mean loss over all pixels of the step.
 
@@ -140,23 +145,34 @@ def take_step(
 
     Args:
         learner: The network and how it runs.
-        batches: The step's micro-batches, at least one; each is run alone.
+        batches: The step's micro-batches, or this rank's part of them, which may be none; each is
+            run alone.
         optimizer: With the step's learning rate set.
         max_gradient_norm: The step's gradient, not a micro-batch's, is clipped to it.
         step: The step's number from 1, for an error to name.
         undoable: Whether a failed step must leave no trace.
+        ranks: The processes that share the step.  All of them take it with the same gradient, and
+            afterwards hold the same running statistics (`norm.RankStatistics`); if it fails, it
+            fails on all of them alike, unless forward passes go in lockstep.
 
     Raises:
         DivergedError: The loss or the gradient is no number.
-        torch.OutOfMemoryError: A micro-batch does not fit the device.
+        torch.OutOfMemoryError: A micro-batch does not fit the device, or that of another rank.
     """
     effects = ForwardEffects(learner.network, learner.device) if undoable else None
+    statistics = RankStatistics.of(learner.network) if ranks.count > 1 else None
     seen = sum((Seen.of(batch) for batch in batches), Seen())
+    seen = Seen(*ranks.sum(astuple(seen)))
     optimizer.zero_grad(set_to_none=True)
     try:
-        loss = _finite(_accumulate(learner, batches, seen.valid_pixels), "loss", step)
-        norm = nn.utils.clip_grad_norm_(learner.network.parameters(), max_gradient_norm)
-        gradient_norm = _finite(float(norm), "gradient", step)
+        loss = _accumulate_together(learner, batches, seen.valid_pixels, ranks)
+        _check_finite(loss, "loss", step)
+        gradient_norm = float(
+            nn.utils.clip_grad_norm_(learner.network.parameters(), max_gradient_norm)
+        )
+        _check_finite(gradient_norm, "gradient", step)
+        if statistics is not None:
+            statistics.merge()
     except Exception:
         if effects is not None:
             optimizer.zero_grad(set_to_none=True)
@@ -166,9 +182,29 @@ def take_step(
     return StepResult(loss, gradient_norm, seen)
 
 
+def _accumulate_together(
+    learner: Learner, batches: Sequence[Batch], valid_pixels: int, ranks: Ranks
+) -> float:
+    """Leave the gradient of the step's loss with the parameters, on all ranks; return the loss."""
+    failure: torch.OutOfMemoryError | None = None
+    loss = 0.0
+    try:
+        loss = _accumulate(learner, batches, valid_pixels)
+    except torch.OutOfMemoryError as error:
+        # The others wait in a forward pass of theirs, and there is no telling them.
+        if ranks.lockstep:
+            raise
+        failure = error
+    if ranks.any(failure is not None):
+        raise failure or torch.OutOfMemoryError("the device of another rank ran out of memory")
+    ranks.sum_gradients(learner.network.parameters())
+    (loss,) = ranks.sum([loss])
+    return loss
+
+
 def _accumulate(learner: Learner, batches: Sequence[Batch], valid_pixels: int) -> float:
     """Add the gradient of the step's loss to the parameters' and return the loss."""
-    total = torch.zeros((), device=learner.device)
+    total = torch.zeros((), dtype=torch.float64, device=learner.device)
     for batch in batches:
         share = int(batch.valid.sum()) / valid_pixels
         loss = batch_loss(learner, batch) * share
@@ -177,7 +213,7 @@ def _accumulate(learner: Learner, batches: Sequence[Batch], valid_pixels: int) -
     return float(total)
 
 
-def _finite(value: float, what: str, step: int) -> float:
+def _check_finite(value: float, what: str, step: int) -> None:
+    # Every rank has the same sums, so all of them come to the same conclusion.
     if not math.isfinite(value):
         raise diverged(what, f"at step {step}")
-    return value

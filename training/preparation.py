@@ -12,7 +12,7 @@ from data import CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitN
 from models import Preprocessing, SegmentationLoss, build_segmentation_model, resolve_device
 from norm import ConversionReport, convert_batchnorm
 from norm.other_normalizations import PER_IMAGE_KINDS
-from training.batches import count_steps, planned_counts
+from training.batches import count_steps, plan_draws, plan_steps, planned_counts
 from training.config import CropResolution, RunConfig
 from training.errors import ConfigError
 from training.events import EventLog
@@ -59,17 +59,22 @@ class Prepared:
     conversion: ConversionReport
     device: torch.device
     precision: torch.dtype
+    # The training frames as calibration and test frames are looked at: whole, and not varied.
+    train_whole: FrameDataset
     # Modules that are computed again in the backward pass.
     recomputed: tuple[str, ...] = ()
 
 
-def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None) -> Prepared:
+def prepare(
+    config: RunConfig, events: EventLog, cache: FrameCache | None = None, *, rank: int = 0
+) -> Prepared:
     """Read the manifest, measure the training frames and build the converted network.
 
     Args:
         config: The run's.
         events: Told what is assumed and left as it is.
         cache: Of decoded frames.
+        rank: Of this process among those of the run; it decides the device.
 
     Raises:
         ConfigError: If the data can't be read or can't be trained on.
@@ -79,8 +84,9 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
     except DataError as error:
         raise ConfigError(error.code, error.detail, hint=error.hint) from error
     bit_depth = _check_trainable(manifest, config)
-    device = _device_of(config)
-    measurements = measure(_whole_frames(manifest, config, "train", cache))
+    device = _device_of(config, rank)
+    train_whole = _whole_frames(manifest, config, "train", cache)
+    measurements = measure(train_whole)
     train = FrameDataset(
         manifest,
         config.data.root,
@@ -98,6 +104,7 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         stride_px=config.model.stride_px,
         bayer=manifest.bayer,
     )
+    _check_steps(train, config, events)
     network, conversion = _build_network(config, manifest, train, measurements)
     for left in conversion.left:
         # A normalization of each image by itself has nothing to gain from another kind.
@@ -117,6 +124,7 @@ def prepare(config: RunConfig, events: EventLog, cache: FrameCache | None = None
         conversion=conversion,
         device=device,
         precision=_precision_of(config, device),
+        train_whole=train_whole,
         recomputed=_recomputed(config, network, preprocessing),
     )
 
@@ -232,21 +240,35 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> Literal[8, 16]:
     return 16 if depths == {16} else 8
 
 
-def _device_of(config: RunConfig) -> torch.device:
+def _device_of(config: RunConfig, rank: int) -> torch.device:
     try:
         device = resolve_device(config.device)
     except RuntimeError as error:
         raise ConfigError(
             "device_unknown", f"there is no device {config.device!r}", hint="use auto, cpu or cuda"
         ) from error
-    present = torch.cuda.device_count() if device.type == "cuda" else 1
+    if config.devices > 1 and device.index is not None:
+        raise ConfigError(
+            "device_named",
+            f"device {config.device!r} is one device, and devices asks for {config.devices}",
+            hint="use device auto or cuda, which takes the first ones, or devices 1",
+        )
+    if device.type != "cuda":
+        return device
+    present = torch.cuda.device_count()
     if (device.index or 0) >= present:
         raise ConfigError(
             "device_missing",
             f"device {config.device!r} is asked for, this machine has {present} GPUs",
             hint="use auto, or cpu",
         )
-    return device
+    if config.devices > present:
+        raise ConfigError(
+            "device_missing",
+            f"{config.devices} devices are asked for, this machine has {present} GPUs",
+            hint="use fewer devices and more accumulation_steps",
+        )
+    return device if config.devices == 1 else torch.device("cuda", rank)
 
 
 def _crop_of(config: RunConfig) -> CropSpec | None:
@@ -265,6 +287,24 @@ def _warn_of_conversions(manifest: Manifest, channels: int, events: EventLog) ->
         events.warning(
             "mono_as_colour",
             f"{mono} mono frames are repeated in three channels, the others are in colour",
+        )
+
+
+def _check_steps(train: FrameDataset, config: RunConfig, events: EventLog) -> None:
+    """Refuse an epoch without a step, and say how much is left out to keep devices in lockstep."""
+    batches = len(plan_draws(train.items, config, epoch=0))
+    planned = sum(len(step) for step in plan_steps(train.items, config, epoch=0))
+    if planned == 0:
+        raise ConfigError(
+            "too_few_frames",
+            f"an epoch is {batches} batches, less than one for each of {config.devices} devices",
+            hint="use fewer devices, or norm.ranks separate",
+        )
+    if planned < batches:
+        events.warning(
+            "batches_left_out",
+            f"{batches - planned} of {batches} batches are left out of each epoch, other ones each "
+            f"time, because norm.ranks pooled needs as many on each of {config.devices} devices",
         )
 
 

@@ -20,9 +20,10 @@ class Progress:
     Args:
         events: The run's events.
         epochs_total: At most; early stopping may end it before.
+        drawn: Whether to draw the bar where there is a terminal.
     """
 
-    def __init__(self, events: EventLog, epochs_total: int) -> None:
+    def __init__(self, events: EventLog, epochs_total: int, *, drawn: bool = True) -> None:
         self._events = events
         self._epochs_total = epochs_total
         self._written_s = 0.0
@@ -36,7 +37,7 @@ class Progress:
             TextColumn("loss {task.fields[loss]:.3f}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
+            disable=not (drawn and sys.stderr.isatty()),
         )
         self._task = self._bar.add_task("training", total=None, loss=float("nan"))
 

@@ -33,14 +33,18 @@ from training.config import RunConfig, read_config
 from training.errors import ParityError, RunLockedError, TrainingError
 from training.eval_forward import EvalForward
 from training.evaluation import Frames, choose_operating_point, evaluate, whole_frames
-from training.events import EventLog
+from training.events import EventLog, SilentEventLog
+from training.exit_status import EXIT_FAILED, EXIT_LOCKED, EXIT_OK
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
+from training.launch import all_ranks
 from training.loop import TrainingLoop
 from training.loop_state import LoopState
 from training.memory.plan import MemoryPlan
 from training.memory.shortage import is_out_of_memory, release_memory
 from training.preparation import Prepared, prepare
 from training.progress import Progress
+from training.ranks import Ranks
+from training.recalibration import recalibrate_if_better
 from training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -50,10 +54,6 @@ logger = logging.getLogger(__name__)
 # ten bits.
 PARITY_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
 PARITY_FRAMES = 3
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_LOCKED = 3
 
 
 def execute(path: Path) -> int:
@@ -103,6 +103,9 @@ def _explain(error: Exception) -> dict[str, str | None]:
         return {"code": error.code, "detail": f"{place}: {error.detail}", "hint": error.hint}
     if isinstance(error, TrainingError | ModelsError):
         return {"code": error.code, "detail": error.detail, "hint": error.hint}
+    if isinstance(error, torch.OutOfMemoryError):
+        hint = "use batch_size 1, a smaller encoder, or resolution mode crop"
+        return {"code": "out_of_memory", "detail": str(error), "hint": hint}
     return {"code": "norm_refused", "detail": str(error), "hint": "see docs/norm.md"}
 
 
@@ -134,14 +137,6 @@ def _execute(run: RunDirectory, events: EventLog) -> bool:
     return finished
 
 
-def _latest_checkpoint(run: RunDirectory) -> tuple[dict[str, Any] | None, list[str]]:
-    checkpoint, damaged = load_latest_checkpoint(run.checkpoints)
-    if checkpoint is None:
-        # A run that was killed while it rewound.
-        checkpoint, _ = load_latest_checkpoint(run.rewind_points)
-    return checkpoint, damaged
-
-
 def _attempt(
     run: RunDirectory, plan: MemoryPlan, events: EventLog, checkpoint: dict[str, Any] | None
 ) -> bool:
@@ -155,20 +150,59 @@ def _attempt(
         return True
     write_contact_sheet(config, prepared, run)
     tell_cache(cache, events)
-    loop = TrainingLoop(config, prepared, run, events)
-    if checkpoint is not None:
-        loop.resume(checkpoint)
-    events.write("stage", stage="running")
-    epochs_total = -(-loop.steps_total // loop.steps_per_epoch)
-    with Progress(events, epochs_total) as progress:
-        if not loop.train(progress):
-            return False
+    # Only now, when nothing is wrong with configuration and frames.
+    with all_ranks(run.path, config, _be_other_rank, events) as ranks:
+        loop = TrainingLoop(config, prepared, run, events, ranks)
+        if checkpoint is not None:
+            loop.resume(checkpoint)
+        events.write("stage", stage="running")
+        epochs_total = -(-loop.steps_total // loop.steps_per_epoch)
+        with Progress(events, epochs_total) as progress:
+            finished = loop.train(progress)
+    if not finished:
+        return False
     events.write("stage", stage="evaluating")
     loop.load_best()
+    recalibration = recalibrate_if_better(config, prepared, loop.state).as_dict()
+    events.write("recalibration", **recalibration)
     report = _finish(run, config, prepared, loop, events)
+    report["recalibration"] = recalibration
     tell_cache(cache, events)
     _write_report(run, {**report, "memory": plan.report(prepared)})
     return True
+
+
+def _latest_checkpoint(run: RunDirectory) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return what the run goes on from, if anything, and the names of damaged checkpoints."""
+    checkpoint, damaged = load_latest_checkpoint(run.checkpoints)
+    if checkpoint is None:
+        # A run that was killed while it rewound.
+        checkpoint, _ = load_latest_checkpoint(run.rewind_points)
+    return checkpoint, damaged
+
+
+def _be_other_rank(path: Path, config: RunConfig, ranks: Ranks) -> dict[str, str | None] | None:
+    """Train along with the first rank; return why it failed, if it did.
+
+    The first one writes only when all ranks have read, so they all go on from the same checkpoint.
+    """
+    run, events = RunDirectory(path), SilentEventLog()
+    try:
+        cache = open_cache(config, run, events)
+        prepared = prepare(config, events, cache, rank=ranks.rank)
+        # Dropout must not be that of the first rank's frames; weights are built by now.
+        torch.manual_seed(config.seed + ranks.rank)
+        loop = TrainingLoop(config, prepared, run, events, ranks)
+        checkpoint, _ = _latest_checkpoint(run)
+        if checkpoint is not None:
+            loop.resume(checkpoint)
+        with Progress(events, epochs_total=0, drawn=False) as progress:
+            loop.train(progress)
+    except (*_EXPLAINED, torch.OutOfMemoryError) as error:
+        # Only the first rank steps down the ladder: a device that is smaller than its is refused.
+        logger.exception("the rank failed")
+        return _explain(error)
+    return None
 
 
 def _finish(
@@ -266,6 +300,7 @@ def _training_summary(loop: TrainingLoop) -> dict[str, Any]:
         "batch_size": loop.config.batch_size,
         "accumulation_steps": loop.config.accumulation_steps,
         "images_per_step": loop.config.images_per_step,
+        "devices": loop.config.devices,
         "ema": loop.config.ema.model_dump() if loop.config.ema else None,
     }
 

@@ -95,6 +95,18 @@ class EarlyStopping(_Spec):
     patience_epochs: Annotated[int, Field(gt=0)] = 8
 
 
+class Recalibration(_Spec):
+    """True running statistics at the end, kept if the calibration Dice rises by them.
+
+    Attributes:
+        max_frames: Training frames that are measured, at most.
+        max_cost: At most this share of what training itself has cost.
+    """
+
+    max_frames: Annotated[int, Field(ge=2)] = 64
+    max_cost: Annotated[float, Field(gt=0)] = 0.1
+
+
 class Ema(_Spec):
     """An exponential moving average of the weights, judged and shipped in their place.
 
@@ -135,7 +147,9 @@ class JobSpec(_Spec):
         checkpoint_every_s: At most this much work is lost when the machine dies.
         dry_run: Only estimate memory and time (``GET /jobs/{id}/preflight``); nothing is trained.
         accumulation_steps: Batches of one optimizer step, run one after the other.
+        recalibration: Null ships the statistics of training.
         ema: Null ships the weights as a step left them.
+        devices: Processes that share a step, each on a GPU of its own, or on the CPU.
     """
 
     model_config = ConfigDict(
@@ -170,6 +184,8 @@ class JobSpec(_Spec):
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 30.0
     accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
     ema: Ema | None = None
+    devices: Annotated[int, Field(ge=1, le=64)] = 1
+    recalibration: Recalibration | None = Recalibration()
     memory: Memory = Memory()
     dry_run: bool = False
 

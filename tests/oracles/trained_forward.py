@@ -9,6 +9,7 @@ from training.eval_forward import EvalForward
 from training.events import EventLog
 from training.loop import TrainingLoop
 from training.preparation import prepare
+from training.recalibration import recalibrate_if_better
 from training.run_directory import RunDirectory
 
 
@@ -28,5 +29,6 @@ def trained_forward(run_dir: Path) -> EvalForward:
     loop.resume(checkpoint)
     assert loop.state.step == report["training"]["steps"]
     loop.load_best()
+    recalibrate_if_better(config, prepared, loop.state)
     events.close()
     return EvalForward(prepared.network, prepared.preprocessing, prepared.device)

@@ -91,6 +91,9 @@ def plan_memory(config: RunConfig, prepare_run: Prepare) -> Outcome:
     prepared = prepare_run(config)
     frame = frame_seen(config, prepared)
     limit = memory_limit(prepared.device, config.memory.limit_bytes)
+    if prepared.device.type == "cpu" and config.devices > 1:
+        source = f"{limit.source}, shared by {config.devices} processes"
+        limit = MemoryLimit(limit.limit_bytes // config.devices, source)
     estimate = estimate_run(config, prepared)
     taken: list[StepDown] = []
     useless: list[Rung] = []

@@ -11,7 +11,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from norm import CrossIterationBatchNorm2d, convert_batchnorm
+from norm import (
+    CrossIterationBatchNorm2d,
+    FrozenBatchNorm2d,
+    OptionError,
+    RankStatistics,
+    convert_batchnorm,
+)
 from norm.functional import BatchStatistics, WindowEstimates
 from norm.ranks import gather_over_ranks
 
@@ -50,6 +56,7 @@ def train_all(rank: int, folder: str) -> None:
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=RANKS)
     results = {name: train(rank, *scenario) for name, scenario in SCENARIOS.items()}
+    results["merged"] = {"state": run_and_merge(merged_network(), PASSES[rank], merge=True)}
     torch.save(results, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -67,6 +74,35 @@ def train(rank: int, options: dict[str, Any], rate: float) -> dict[str, Any]:
         output.pow(3).mean().backward()
         optimizer.step()
     return {"outputs": outputs, "state": model.state_dict()}
+
+
+# Which frames each rank runs between two merges; the second rank has none at last.
+PASSES = {0: ((0, 1), (2,), (3,)), 1: ((10,), (11, 12, 13), ())}
+
+
+def merged_network() -> nn.Module:
+    """Plain, at another rate, frozen, and without running statistics."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.BatchNorm2d(2),
+        nn.BatchNorm2d(2, momentum=0.02),
+        FrozenBatchNorm2d(2),
+        nn.BatchNorm2d(2, track_running_stats=False),
+    ).double()
+    model[2].running_mean.fill_(0.5)  # type: ignore[operator]
+    return model
+
+
+def run_and_merge(
+    model: nn.Module, passes: tuple[tuple[int, ...], ...], *, merge: bool
+) -> dict[str, Tensor]:
+    for places in passes:
+        statistics = RankStatistics.of(model)
+        for place in places:
+            model(frame(0, place))
+        if merge:
+            statistics.merge()
+    return model.state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +162,25 @@ def test_the_weights_stay_equal_when_ranks_are_separate(ranks: list[dict[str, An
     assert not torch.equal(first["0.weight"], network().state_dict()["0.weight"])
     for name in ("0.weight", "0.bias", "1.weight", "1.bias"):
         assert torch.equal(first[name], second[name])
+
+
+def test_merged_running_statistics_are_those_of_one_process_that_ran_all_batches(
+    ranks: list[dict[str, Any]],
+) -> None:
+    alone = merged_network()
+    between = [rank_0 + rank_1 for rank_0, rank_1 in zip(PASSES[0], PASSES[1], strict=True)]
+    expected = run_and_merge(alone, tuple(between), merge=False)
+    assert int(expected["0.num_batches_tracked"]) == 8
+    for rank in ranks:
+        for name, value in expected.items():
+            torch.testing.assert_close(rank["merged"]["state"][name], value, rtol=1e-12, atol=0)
+    for name, value in ranks[0]["merged"]["state"].items():
+        assert torch.equal(value, ranks[1]["merged"]["state"][name]), name
+
+
+def test_a_cumulative_average_has_no_rate_to_merge_by() -> None:
+    with pytest.raises(OptionError, match="momentum"):
+        RankStatistics.of(nn.BatchNorm2d(2, momentum=None))
 
 
 def test_without_a_process_group_pooling_over_ranks_changes_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from data import Frame, GoodFrame, Item, Polygon, PolygonLabels, SamplingSpec
 from models import Preprocessing
+from models.spec import NormSpec
 from training.batches import (
     collate,
     count_steps,
@@ -144,3 +146,30 @@ def test_a_split_into_more_parts_than_there_are_things_leaves_the_last_parts_emp
     lengths = [len(part) for part in split]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] - lengths[-1] <= 1
+
+
+def config_of(**fields: Any) -> RunConfig:
+    return RunConfig(data=DataSection(manifest=Path("m"), root=Path()), batch_size=1, **fields)
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(1, 4))
+def test_several_devices_take_the_steps_of_one_that_accumulates(
+    frames: int, devices: int, accumulation_steps: int
+) -> None:
+    items = frames_of([(64, 64)] * frames, defective_every=2)
+    shared = config_of(devices=devices, accumulation_steps=accumulation_steps)
+    alone = config_of(accumulation_steps=devices * accumulation_steps)
+    assert plan_steps(items, shared, epoch=2) == plan_steps(items, alone, epoch=2)
+
+
+@given(st.integers(1, 30), st.integers(2, 4), st.integers(1, 4))
+def test_in_lockstep_every_device_has_as_many_batches_and_the_fewest_are_left_out(
+    frames: int, devices: int, accumulation_steps: int
+) -> None:
+    items = frames_of([(64, 64)] * frames, defective_every=2)
+    norm = NormSpec(kind="cbn", ranks="pooled")
+    pooled = config_of(devices=devices, accumulation_steps=accumulation_steps, norm=norm)
+    steps = plan_steps(items, pooled, epoch=2)
+    assert all(len(step) % devices == 0 for step in steps)
+    assert all(0 < len(step) <= devices * accumulation_steps for step in steps)
+    assert sum(len(step) for step in steps) == frames - frames % devices

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,135 +16,31 @@ import imagecodecs
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from data import Manifest, SplitSpec, assign_splits, decode_frame, import_folder
-from data.synthetic import write_dataset
 from models import FrozenModel, load_bundle, read_bundle_info
 from tests.oracles.bayer import mosaic_of
 from tests.oracles.trained_forward import trained_forward
+from tests.training_runs import (
+    CLASSES,
+    finish,
+    kinds,
+    make_run,
+    start,
+    wait_for_checkpoints,
+    wait_for_event,
+    wait_for_step,
+    weights,
+)
 from training.checkpoint import load_latest_checkpoint
 from training.events import read_events
+from training.exit_status import EXIT_FAILED, EXIT_LOCKED
 from training.loop import MOST_REWINDS
-from training.run import EXIT_FAILED, EXIT_LOCKED, PARITY_TOLERANCE, execute
-from training.run_directory import RunDirectory
+from training.run import PARITY_TOLERANCE, execute
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-CLASSES = ("scratch", "pit", "stain")
-
-
-@pytest.fixture(scope="module")
-def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version of 24 drawn frames: the frames' root with the manifest beside them."""
-    root = tmp_path_factory.mktemp("frames")
-    write_dataset(root, count=24, good_rate=0.25, seed=3, width_px=192, height_px=160)
-    found = import_folder(root, classes=CLASSES, unlabelled="reject", root=None)
-    assert not found.problems
-    items = assign_splits(found.items, SplitSpec(group_pattern=r"(part_\d+)"))
-    Manifest("segmentation", CLASSES, items).write(root / "manifest.jsonl")
-    return root
-
-
-def make_run(directory: Path, frames: Path, **changes: Any) -> RunDirectory:
-    directory.mkdir()
-    config = {
-        "data": {"manifest": str(frames / "manifest.jsonl"), "root": str(frames)},
-        "model": {
-            "encoder": "mobilenet_v3_small",
-            "encoder_depth": 3,
-            "decoder_channels": [16, 8, 8],
-        },
-        "norm": {"kind": "cbn", "window_size": 4},
-        "budget": {"max_epochs": 3},
-        "checkpoint_every_s": 0,
-        "device": "cpu",
-        **changes,
-    }
-    (directory / "config.json").write_text(json.dumps(config))
-    return RunDirectory(directory)
-
-
-def start(run: RunDirectory) -> subprocess.Popen[bytes]:
-    with (run.path / "log.txt").open("ab") as log:
-        # One thread: sums of floats in a fixed order, whatever else the machine does.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            [sys.executable, "-m", "training", str(run.path)],
-            stdout=log,
-            stderr=log,
-            env=environment,
-        )
-
-
-def finish(run: RunDirectory) -> int:
-    return start(run).wait(timeout=300)
-
-
-def kinds(run: RunDirectory) -> list[str]:
-    return [event["kind"] for event in read_events(run.events)]
-
-
-def wait_for_step(run: RunDirectory, step: int) -> None:
-    wait_for_event(run, "checkpoint", lambda event: event["step"] >= step)
-
-
-def wait_for_checkpoints(run: RunDirectory, count: int) -> None:
-    deadline = time.monotonic() + 200
-    while kinds(run).count("checkpoint") < count:
-        assert time.monotonic() < deadline, (run.path / "log.txt").read_text()
-        time.sleep(0.02)
-
-
-def wait_for_event(
-    run: RunDirectory, kind: str, suits: Callable[[dict[str, Any]], bool] = lambda _: True
-) -> None:
-    deadline = time.monotonic() + 200
-    while not any(event["kind"] == kind and suits(event) for event in read_events(run.events)):
-        assert time.monotonic() < deadline, (run.path / "log.txt").read_text()
-        time.sleep(0.02)
-
-
-def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
-    loaded: dict[str, torch.Tensor] = load_file(run.bundle / "weights.safetensors")
-    return loaded
-
-
-def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, frames: Path
-) -> None:
-    # Nothing about how frames are read may show in the weights: one run reads each frame when it is
-    # needed and keeps none, the other loads ahead and shares a cache of decoded frames.
-    sampled: dict[str, Any] = {
-        "sampling": {"defect_rate": 0.6},
-        "augmentation": {"rotation_deg": 5, "gradient": 0.2, "blur_px": 1, "paste_rate": 0.3},
-        "ema": {"decay": 0.9},
-    }
-    root = {"manifest": str(frames / "manifest.jsonl"), "root": str(frames)}
-    alone = {**root, "workers": 0, "cache": {"max_bytes": 0}}
-    whole = make_run(tmp_path / "whole", frames, data=alone, **sampled)
-    assert finish(whole) == 0
-
-    ahead = {**root, "workers": 3, "cache": {"directory": str(tmp_path / "decoded")}}
-    killed = make_run(tmp_path / "killed", frames, data=ahead, **sampled)
-    for step in (3, 13):
-        process = start(killed)
-        wait_for_step(killed, step)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert finish(killed) == 0
-
-    resumed = [e["resumed_from_step"] for e in read_events(killed.events) if e["kind"] == "started"]
-    assert resumed[0] is None
-    assert resumed[1] >= 3
-    assert resumed[2] >= 13
-    expected, found = weights(whole), weights(killed)
-    assert expected.keys() == found.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(tensor, found[name]), name
-
-
-# Kills itself in the middle of the n-th batch that the network learns from.
+# Kills itself when the network has run the n-th batch that it learns from.
 DIES_LEARNING = """
 import os, signal, sys
 from pathlib import Path
@@ -165,27 +60,43 @@ sys.exit(execute(Path(sys.argv[1])))
 """
 
 
-def test_a_run_killed_between_two_batches_of_one_step_ends_at_the_weights_of_an_uninterrupted_one(
+def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, frames: Path
 ) -> None:
-    accumulating: dict[str, Any] = {
+    # Nothing about how frames are read may show in the weights: one run reads each frame when it is
+    # needed and keeps none, the other loads ahead and shares a cache of decoded frames.
+    sampled: dict[str, Any] = {
+        "sampling": {"defect_rate": 0.6},
+        "augmentation": {"rotation_deg": 5, "gradient": 0.2, "blur_px": 1, "paste_rate": 0.3},
+        "ema": {"decay": 0.9},
         "batch_size": 1,
-        "accumulation_steps": 4,
-        "budget": {"max_steps": 5},
+        "accumulation_steps": 2,
     }
-    whole = make_run(tmp_path / "whole", frames, **accumulating)
+    root = {"manifest": str(frames / "manifest.jsonl"), "root": str(frames)}
+    alone = {**root, "workers": 0, "cache": {"max_bytes": 0}}
+    whole = make_run(tmp_path / "whole", frames, data=alone, **sampled)
     assert finish(whole) == 0
 
-    killed = make_run(tmp_path / "killed", frames, **accumulating)
+    ahead = {**root, "workers": 3, "cache": {"directory": str(tmp_path / "decoded")}}
+    killed = make_run(tmp_path / "killed", frames, data=ahead, **sampled)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # The third step is in its second batch.
-    command = [sys.executable, "-c", DIES_LEARNING, str(killed.path), "10"]
+    # The fourth step has run one of its two batches.
+    command = [sys.executable, "-c", DIES_LEARNING, str(killed.path), "8"]
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    process = start(killed)
+    wait_for_step(killed, 13)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert finish(killed) == 0
-    started = [event for event in read_events(killed.events) if event["kind"] == "started"]
-    assert [event["resumed_from_step"] for event in started] == [None, 2]
-    for name, tensor in weights(whole).items():
-        assert torch.equal(tensor, weights(killed)[name]), name
+
+    resumed = [e["resumed_from_step"] for e in read_events(killed.events) if e["kind"] == "started"]
+    assert resumed[0] is None
+    assert resumed[1] == 3
+    assert resumed[2] >= 13
+    expected, found = weights(whole), weights(killed)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
 
 
 @pytest.mark.slow

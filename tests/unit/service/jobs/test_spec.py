@@ -65,6 +65,8 @@ def test_every_field_of_a_job_reaches_the_run() -> None:
         },
         "dry_run": True,
         "ema": {"decay": 0.9},
+        "devices": 2,
+        "recalibration": {"max_frames": 8, "max_cost": 0.5},
     }
     config = config_of(wishes).model_dump(mode="json")
     for name, wish in wishes.items():

@@ -1,0 +1,82 @@
+"""Making, starting, watching and reading runs of the training program."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from training.events import read_events
+from training.run_directory import RunDirectory
+
+CLASSES = ("scratch", "pit", "stain")
+
+
+def make_run(directory: Path, frames: Path, **changes: Any) -> RunDirectory:
+    directory.mkdir()
+    config = {
+        "data": {"manifest": str(frames / "manifest.jsonl"), "root": str(frames)},
+        "model": {
+            "encoder": "mobilenet_v3_small",
+            "encoder_depth": 3,
+            "decoder_channels": [16, 8, 8],
+        },
+        "norm": {"kind": "cbn", "window_size": 4},
+        "budget": {"max_epochs": 3},
+        "checkpoint_every_s": 0,
+        "device": "cpu",
+        **changes,
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+    return RunDirectory(directory)
+
+
+def start(run: RunDirectory) -> subprocess.Popen[bytes]:
+    with (run.path / "log.txt").open("ab") as log:
+        # One thread: sums of floats in a fixed order, whatever else the machine does.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "training", str(run.path)],
+            stdout=log,
+            stderr=log,
+            env=environment,
+        )
+
+
+def finish(run: RunDirectory) -> int:
+    return start(run).wait(timeout=300)
+
+
+def kinds(run: RunDirectory) -> list[str]:
+    return [event["kind"] for event in read_events(run.events)]
+
+
+def wait_for_step(run: RunDirectory, step: int) -> None:
+    wait_for_event(run, "checkpoint", lambda event: event["step"] >= step)
+
+
+def wait_for_checkpoints(run: RunDirectory, count: int) -> None:
+    deadline = time.monotonic() + 200
+    while kinds(run).count("checkpoint") < count:
+        assert time.monotonic() < deadline, (run.path / "log.txt").read_text()
+        time.sleep(0.02)
+
+
+def wait_for_event(
+    run: RunDirectory, kind: str, suits: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> None:
+    deadline = time.monotonic() + 200
+    while not any(event["kind"] == kind and suits(event) for event in read_events(run.events)):
+        assert time.monotonic() < deadline, (run.path / "log.txt").read_text()
+        time.sleep(0.02)
+
+
+def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = load_file(run.bundle / "weights.safetensors")
+    return loaded

@@ -1,0 +1,90 @@
+"""A run on several devices: the curve of one that accumulates, and one death ends them all."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from tests.training_runs import finish, kinds, make_run, start, wait_for_step, weights
+from training.events import read_events
+from training.exit_status import EXIT_FAILED, EXIT_RANK_DIED
+from training.run import execute
+from training.run_directory import RunDirectory
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def curve(run: RunDirectory, name: str) -> list[float]:
+    values = [event["values"] for event in read_events(run.events) if event["kind"] == "metrics"]
+    return [value[name] for value in values if name in value]
+
+
+def other_ranks(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The processes of the other ranks: children that run Python and not the resource tracker."""
+    return [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+
+
+def test_two_processes_give_the_curve_of_one_that_accumulates_and_survive_any_death(
+    tmp_path: Path, frames: Path
+) -> None:
+    small: dict[str, Any] = {"batch_size": 1, "norm": {"kind": "bn"}, "budget": {"max_epochs": 2}}
+    alone = make_run(tmp_path / "alone", frames, accumulation_steps=2, **small)
+    assert finish(alone) == 0
+    shared = make_run(tmp_path / "shared", frames, devices=2, **small)
+    assert finish(shared) == 0
+    assert len(curve(alone, "training_loss")) == 2
+    # The order of float32 sums differs, and each step makes more of the difference.
+    for name in ("training_loss", "calibration_dice"):
+        assert curve(shared, name) == pytest.approx(curve(alone, name), rel=1e-4), name
+    training = json.loads(shared.report.read_text())["training"]
+    assert (training["devices"], training["images_per_step"], training["steps"]) == (2, 2, 14)
+
+    killed = make_run(tmp_path / "killed", frames, devices=2, **small)
+    process = start(killed)
+    wait_for_step(killed, 3)
+    (other,) = other_ranks(process)
+    other.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=60) == EXIT_RANK_DIED
+    last = read_events(killed.events)[-1]
+    assert (last["kind"], last["code"]) == ("warning", "rank_died")
+
+    process = start(killed)
+    wait_for_step(killed, 8)
+    (other,) = other_ranks(process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 30
+    while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "a rank outlived its run"
+        time.sleep(0.05)
+    assert finish(killed) == 0
+    assert kinds(killed).count("finished") == 1
+    for name, tensor in weights(shared).items():
+        assert torch.equal(tensor, weights(killed)[name]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"device": "cuda:0", "devices": 2}, "device_named"),
+        ({"devices": 64, "norm": {"kind": "cbn", "ranks": "pooled"}}, "too_few_frames"),
+    ],
+)
+def test_devices_that_can_not_share_a_run_are_refused_with_the_remedy(
+    tmp_path: Path, frames: Path, changes: dict[str, Any], code: str
+) -> None:
+    run = make_run(tmp_path / "run", frames, **changes)
+    assert execute(run.path) == EXIT_FAILED
+    failed = read_events(run.events)[-1]
+    assert (failed["kind"], failed["code"]) == ("failed", code)
+    assert failed["hint"]

@@ -1,0 +1,163 @@
+"""True statistics at the final weights, kept where the calibration frames say that they help.
+
+Running statistics are averages over the last steps of training, of single batches, varied frames
+or windows.  What the network meets in service are whole frames as they are: `norm.recalibrate`
+measures those, at the weights that are shipped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from models import frame_to_tensor, pad_to_multiple
+from norm import RecalibrationError, RecalibrationReport, plain_state_dict, recalibrate
+from training.calibration_look import calibration_dice, mean_dice
+from training.config import RecalibrationSection, RunConfig
+from training.errors import DivergedError
+from training.loop_state import LoopState
+from training.preparation import Prepared
+
+# A backward pass costs about twice its forward pass.
+PASSES_OF_A_STEP = 3
+FEWEST_FRAMES = 2
+# Group norm has no statistics, and frozen ones were part of what the weights were trained with.
+RECALIBRATED_KINDS = frozenset({"bn", "cbn", "brn"})
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What came of it; ``report.json`` holds it.
+
+    Attributes:
+        kept: Whether the shipped model has the new statistics.
+        reason: Why, or why not.
+        frames: Training frames that were measured.
+        layers: Layers that were.
+        largest_change: Of a layer's statistics, in deviations.
+        calibration_dice_before: With training's own statistics.
+        calibration_dice_after: With the new ones.
+    """
+
+    kept: bool
+    reason: str
+    frames: int = 0
+    layers: int = 0
+    largest_change: float | None = None
+    calibration_dice_before: float | None = None
+    calibration_dice_after: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return asdict(self)
+
+
+class TrainingFrames:
+    """Some training frames, evenly spread, whole and as they are, as often as they are asked for.
+
+    Args:
+        prepared: The run's.
+        count: At most so many.
+    """
+
+    def __init__(self, prepared: Prepared, count: int) -> None:
+        self._prepared = prepared
+        total = len(prepared.train_whole)
+        places = np.linspace(0, total - 1, min(count, total)).round().astype(int)
+        self._indices = [int(index) for index in np.unique(places)]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield tensors (1, C, H, W)."""
+        preprocessing = self._prepared.preprocessing
+        for index in self._indices:
+            frame = self._prepared.train_whole.frame(index, epoch=0)
+            tensor, _ = frame_to_tensor(frame.pixels, preprocessing)
+            yield pad_to_multiple(tensor[None], preprocessing.stride_px)
+
+
+def affordable_frames(
+    section: RecalibrationSection, *, layers: int, frame_pixels: float, seen_pixels: int
+) -> int:
+    """Return how many frames may be measured at a given share of what training has cost.
+
+    Costs are counted in pixels that went through the network and never in seconds, so that a
+    resumed run, or one on another machine, comes to the same number.
+
+    Args:
+        section: The configuration's.
+        layers: To be recalibrated; two of them cost a forward pass, and all of them two more.
+        frame_pixels: Of one frame.
+        seen_pixels: In training.
+    """
+    passes = layers / 2 + 2
+    affordable = section.max_cost * PASSES_OF_A_STEP * seen_pixels / (passes * frame_pixels)
+    return min(section.max_frames, int(affordable))
+
+
+def recalibrate_if_better(config: RunConfig, prepared: Prepared, state: LoopState) -> Recalibration:
+    """Measure the best weights' true statistics and keep them if the calibration Dice rises.
+
+    Args:
+        config: The run's.
+        prepared: Its network holds the best weights; afterwards it holds ``state.best_weights``.
+        state: Its best weights are replaced if the new statistics are kept.
+    """
+    section = config.recalibration
+    if section is None:
+        return Recalibration(kept=False, reason="it is switched off")
+    kind = config.norm_in_force.kind
+    if kind not in RECALIBRATED_KINDS:
+        return Recalibration(kept=False, reason=f"norm.kind {kind!r} measures nothing in training")
+    items = prepared.train.items
+    frames = affordable_frames(
+        section,
+        layers=_layer_count(prepared.network),
+        frame_pixels=sum(item.height * item.width for item in items) / len(items),
+        seen_pixels=state.seen_pixels,
+    )
+    if min(frames, len(items)) < FEWEST_FRAMES:
+        reason = f"at recalibration.max_cost {section.max_cost} training was too short for it"
+        return Recalibration(kept=False, reason=reason)
+    if not any(item.is_defective for item in prepared.calibration.items):
+        return Recalibration(kept=False, reason="no calibration frame shows a defect to judge by")
+    try:
+        report = recalibrate(prepared.network, TrainingFrames(prepared, frames))
+        after = mean_dice(calibration_dice(prepared))
+    except (RecalibrationError, DivergedError) as error:
+        _load(prepared.network, state)
+        return Recalibration(kept=False, reason=f"it failed: {error}")
+    return _judge(prepared, state, report, after)
+
+
+def _judge(
+    prepared: Prepared, state: LoopState, report: RecalibrationReport, after: float | None
+) -> Recalibration:
+    before = state.best_dice
+    kept = after is not None and after > before
+    if kept:
+        state.best_weights = {
+            name: tensor.detach().cpu().clone()
+            for name, tensor in plain_state_dict(prepared.network).items()
+        }
+    else:
+        _load(prepared.network, state)
+    return Recalibration(
+        kept=kept,
+        reason=f"calibration Dice {'rose' if kept else 'did not rise'}",
+        frames=report.frames,
+        layers=len(report.recalibrated),
+        largest_change=max(layer.change for layer in report.recalibrated),
+        calibration_dice_before=before,
+        calibration_dice_after=after,
+    )
+
+
+def _layer_count(network: nn.Module) -> int:
+    return sum(isinstance(module, _BatchNorm) for module in network.modules())
+
+
+def _load(network: nn.Module, state: LoopState) -> None:
+    network.load_state_dict(network.state_dict() | state.best_weights)

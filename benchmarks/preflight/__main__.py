@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--cell", help="used by `ladder`, which makes each cell in its own program")
-    parser.add_argument("--estimate-only", action="store_true", help="used by `ladder` as well")
+    parser.add_argument("--estimate-only", action="store_true", help="of `ladder`: make no step")
     arguments = parser.parse_args()
     if arguments.command == "cell":
         measure_cell(arguments.cell, arguments.work, estimate_only=arguments.estimate_only)
@@ -37,7 +37,7 @@ def main() -> int:
     elif arguments.command == "steps":
         measure_steps(arguments.work, arguments.results)
     elif arguments.command == "ladder":
-        measure_ladder(arguments.work, arguments.results)
+        measure_ladder(arguments.work, arguments.results, estimate_only=arguments.estimate_only)
     write_page(arguments.results, arguments.page)
     return 0
 

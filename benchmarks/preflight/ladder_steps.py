@@ -33,7 +33,7 @@ CELLS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure_ladder(work: Path, results: Path) -> None:
+def measure_ladder(work: Path, results: Path, *, estimate_only: bool) -> None:
     """Measure every cell in a program of its own, one after the other.
 
     A cell that has been measured is estimated again and keeps its measurement.
@@ -45,7 +45,7 @@ def measure_ladder(work: Path, results: Path) -> None:
         command = [sys.executable, "-m", "benchmarks.preflight", "cell", "--cell", name]
         command += ["--work", str(work)]
         measured = {key: value for key, value in before.get(name, {}).items() if "measured" in key}
-        command += ["--estimate-only"] if measured else []
+        command += ["--estimate-only"] if measured or estimate_only else []
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - our own program.
         rows.append({"name": name, **measured, **json.loads(told.splitlines()[-1])})
         print(json.dumps(rows[-1]), flush=True)

@@ -96,7 +96,8 @@ def _ladder(table: dict[str, Any]) -> str:
         "U-Net, ResNet-18, batch normalization, one step a cell in a program of its own, after dry "
         "steps at small sizes. Times are of a shared machine and of single steps: read the ratio, "
         "which is to `batch 1` and to `batch 2, accumulation`. Cells that are estimated above what "
-        f"one program may take here are not measured. {_machine(table)}\n\n"
+        "one program may take here, or that took longer than the machine was ours, are not "
+        f"measured. {_machine(table)}\n\n"
         "| cell | estimated, GiB | measured, GiB | error | seconds | ratio |\n"
         "|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n"
     )

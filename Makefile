@@ -11,7 +11,7 @@ export DO_NOT_TRACK := true
 # Threads of several torch processes must not spin for a core that another one needs.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test check format benchmark-data benchmark-norm benchmark-preflight benchmark-weld clean
+.PHONY: help setup demo test check format benchmark-data benchmark-norm benchmark-preflight benchmark-weld benchmark-evaluation clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -52,6 +52,9 @@ benchmark-preflight: setup  ## Estimated against measured memory (tens of minute
 
 benchmark-weld: setup  ## Train on the real weld photos and print the scores (tens of minutes on a CPU).
 	$(BIN)/python -m benchmarks.weld_seg $(ARGS)
+
+benchmark-evaluation: setup  ## What judging a test frame costs beside asking the model (a minute on a CPU).
+	$(BIN)/python -m benchmarks.evaluation $(ARGS)
 
 clean:  ## Remove the environment and the tools' caches.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

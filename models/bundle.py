@@ -10,18 +10,19 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from models.architecture import Task
 from models.defects import OperatingPoint
 from models.errors import BundleError
 from models.preprocessing import Preprocessing
-from models.segmentation import build_segmentation_model
+from models.registry import build_model, example_input
 from models.spec import ModelSpec, NormSpec
 from norm import convert_batchnorm
 
@@ -52,7 +53,7 @@ class BundleInfo(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: Literal[1] = 1
-    task: Literal["segmentation"] = "segmentation"
+    task: Task = "segmentation"
     classes: tuple[str, ...]
     model: ModelSpec
     norm: NormSpec
@@ -64,6 +65,15 @@ class BundleInfo(BaseModel):
     libraries: dict[str, str] = {}
     weights_sha256: str = ""
     ema_decay: float | None = None
+
+    @model_validator(mode="after")
+    def _check_task(self) -> Self:
+        if self.task != self.model.task:
+            raise ValueError(
+                f"task is {self.task!r}, and {self.model.architecture} is made for "
+                f"{self.model.task}"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def write_bundle(path: Path, info: BundleInfo, weights: dict[str, Tensor]) -> Bu
     partial.mkdir(parents=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(contiguous, partial / WEIGHTS_NAME)
-    complete = info.model_copy(update={"weights_sha256": _sha256(partial / WEIGHTS_NAME)})
+    complete = info.model_copy(update={"weights_sha256": file_sha256(partial / WEIGHTS_NAME)})
     (partial / INFO_NAME).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
     for name in (WEIGHTS_NAME, INFO_NAME):
         _flush_to_disk(partial / name)
@@ -108,35 +118,45 @@ def load_bundle(path: Path) -> Bundle:
             those that ``bundle.json`` names.
     """
     info = read_bundle_info(path)
-    weights_path = path / WEIGHTS_NAME
-    if not weights_path.is_file():
-        raise _bundle_error("bundle_incomplete", "the weights are missing", weights_path)
-    if _sha256(weights_path) != info.weights_sha256:
-        raise _bundle_error(
-            "bundle_damaged", "the weights' SHA-256 is not the one in bundle.json", weights_path
-        )
+    weights = read_bundle_weights(path, info)
     network = build_network(info)
     try:
-        network.load_state_dict(load_file(weights_path))
-    except (RuntimeError, SafetensorError) as error:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
         raise _bundle_error(
-            "bundle_damaged", f"the weights don't fit: {error}", weights_path
+            "bundle_damaged", f"the weights don't fit: {error}", path / WEIGHTS_NAME
         ) from error
     return Bundle(info=info, network=network.eval())
 
 
+def read_bundle_weights(path: Path, info: BundleInfo) -> dict[str, Tensor]:
+    """Read a bundle's weights.
+
+    Raises:
+        BundleError: If they are missing, damaged or not those that ``bundle.json`` names.
+    """
+    weights_path = path / WEIGHTS_NAME
+    if not weights_path.is_file():
+        raise _bundle_error("bundle_incomplete", "the weights are missing", weights_path)
+    if file_sha256(weights_path) != info.weights_sha256:
+        raise _bundle_error(
+            "bundle_damaged", "the weights' SHA-256 is not the one in bundle.json", weights_path
+        )
+    try:
+        weights: dict[str, Tensor] = load_file(weights_path)
+    except SafetensorError as error:
+        raise _bundle_error("bundle_damaged", f"no safetensors: {error}", weights_path) from error
+    return weights
+
+
 def build_network(info: BundleInfo) -> nn.Module:
     """Build the network that a bundle's weights belong to, with random weights."""
-    network = build_segmentation_model(
-        info.model,
-        class_count=len(info.classes),
-        in_channels=info.preprocessing.in_channels,
-    )
+    in_channels = info.preprocessing.in_channels
+    network = build_model(info.model, class_count=len(info.classes), in_channels=in_channels)
     if info.norm.kind == "gn":
         # Group norm has no statistics to freeze and stays what it is; all other kinds serve as
         # plain batch normalization.
-        side_px = 2 * info.preprocessing.stride_px
-        example = torch.zeros(1, info.preprocessing.in_channels, side_px, side_px)
+        example = example_input(info.model, in_channels)
         network, _ = convert_batchnorm(network, example, kind="gn")
     return network
 
@@ -176,7 +196,8 @@ def _bundle_error(code: str, detail: str, path: Path) -> BundleError:
     )
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -3,6 +3,7 @@
 ModelsError
 ├── SpecError    no such network can be built
 ├── BundleError  a bundle on disk is missing, damaged or of another format
+├── WeightsError a file of weights can't be read, or does not fit the network
 ├── FrameError   the frame does not suit the model
 └── OutputError  the model answered with what is no answer
 """
@@ -27,6 +28,10 @@ class SpecError(ModelsError):
 
 class BundleError(ModelsError):
     """A bundle on disk is missing, damaged or of another format."""
+
+
+class WeightsError(ModelsError):
+    """A file of weights can't be read, or does not fit the network."""
 
 
 class FrameError(ModelsError):

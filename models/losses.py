@@ -1,69 +1,115 @@
-"""A loss that survives one foreground pixel in a thousand.
+"""Losses that survive one foreground pixel in a thousand; ``docs/losses.md`` compares them.
 
 Shapes: N frames, K classes, H rows, W columns.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Above this a handful of mislabelled pixels would outweigh the rest of the frame.
-MAX_POSITIVE_WEIGHT = 30.0
-
-
-def positive_weights(foreground_rate: Tensor) -> Tensor:
-    """Return the weight (K,) of a labelled pixel: the square root of the imbalance, bounded.
-
-    The full ratio would make both classes weigh the same and drown the frame in false alarms; its
-    square root is the usual compromise.
-    """
-    return foreground_rate.clamp_min(1e-8).rsqrt().clamp(1.0, MAX_POSITIVE_WEIGHT)
-
-
-def soft_dice_loss(probabilities: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Return one minus the soft Dice of the classes present in the batch (Milletari et al., V-Net).
-
-    Arxiv 1606.04797, eq. for D, with the squares in the denominator.  It deviates in pooling over
-    the batch and in leaving out classes without a labelled pixel, whose Dice is undefined; a batch
-    without any labelled pixel gives 0.
-
-    Args:
-        probabilities: (N, K, H, W) float32.
-        target: (N, K, H, W) float32, 0 or 1.
-        valid: (N, 1, H, W) float32, 0 where the batch was padded.
-    """
-    probabilities = probabilities * valid
-    axes = (0, 2, 3)
-    overlap = (probabilities * target).sum(axes)
-    total = probabilities.square().sum(axes) + target.sum(axes)
-    present = target.sum(axes) > 0
-    dice = 2 * overlap / total.clamp_min(1e-6)
-    return torch.where(present, 1 - dice, 0.0).sum() / present.sum().clamp_min(1)
+from models.loss_spec import (
+    Boundary,
+    CrossEntropyDice,
+    Focal,
+    FocalTversky,
+    HardNegatives,
+    LossSpec,
+)
+from models.loss_terms import (
+    boundary_loss,
+    focal_loss,
+    focal_tversky_loss,
+    hard_negative_cross_entropy,
+    positive_weights,
+    soft_dice_loss,
+    weighted_cross_entropy,
+)
 
 
 class SegmentationLoss(nn.Module):
-    """Weighted cross-entropy plus soft Dice, both in float32 and blind to padding.
+    """The loss of a specification, in float32 and blind to padding.
 
     Args:
         foreground_rate: (K,) share of labelled pixels of each class in the training frames.
+        spec: Which loss.
     """
 
     positive_weight: Tensor
+    foreground_rate: Tensor
 
-    def __init__(self, foreground_rate: Tensor) -> None:
+    def __init__(self, foreground_rate: Tensor, spec: LossSpec | None = None) -> None:
         super().__init__()
+        self.spec: LossSpec = spec or CrossEntropyDice()
+        self._progress = 0.0
         self.register_buffer("positive_weight", positive_weights(foreground_rate))
+        self.register_buffer("foreground_rate", foreground_rate.float())
 
-    def forward(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Return the loss of logits (N, K, H, W) for target (N, K, H, W) and valid (N, 1, H, W)."""
-        logits = logits.float()
-        target = target.float()
-        valid = valid.float()
-        cross_entropy = F.binary_cross_entropy_with_logits(
-            logits,
-            target,
-            weight=valid,
-            pos_weight=self.positive_weight.view(1, -1, 1, 1),
-            reduction="sum",
-        ) / (valid.sum() * logits.shape[1]).clamp_min(1)
-        return cross_entropy + soft_dice_loss(logits.sigmoid(), target, valid)
+    def set_progress(self, share: float) -> None:
+        """Say which share of the run's steps is taken; scheduled weights follow it."""
+        self._progress = share
+
+    @property
+    def reach_px(self) -> float | None:
+        """The reach of the distance maps that `forward` needs, None if it needs none."""
+        return self.spec.reach_px if isinstance(self.spec, Boundary) else None
+
+    @property
+    def boundary_weight(self) -> float:
+        """The boundary loss's weight at the present progress; 0 for losses without one."""
+        if not isinstance(self.spec, Boundary):
+            return 0.0
+        return self.spec.weight * min(self._progress / self.spec.ramp, 1.0)
+
+    def forward(
+        self, logits: Tensor, target: Tensor, valid: Tensor, distances: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            logits: (N, K, H, W).
+            target: (N, K, H, W), 0 or 1.
+            valid: (N, 1, H, W), 0 where the batch was padded.
+            distances: (N, K, H, W), see `models.distance_maps`; for a loss with a `reach_px`.
+        """
+        # Autocast would round the sums over millions of pixels.
+        with torch.autocast(logits.device.type, enabled=False):
+            loss = self._of(logits.float(), target.float(), valid.float())
+            if isinstance(self.spec, Boundary):
+                assert distances is not None  # `reach_px` has asked for them.
+                term = boundary_loss(
+                    logits.float().sigmoid(),
+                    distances.float(),
+                    valid.float(),
+                    self.foreground_rate,
+                )
+                loss = loss + self.boundary_weight * term
+        return loss
+
+    def _of(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Return all but the boundary term."""
+        spec, probabilities = self.spec, logits.sigmoid()
+        if isinstance(spec, Focal):
+            focal = focal_loss(
+                logits,
+                target,
+                valid,
+                self.foreground_rate,
+                alpha=spec.alpha,
+                gamma=spec.gamma,
+            )
+            return focal + spec.dice_weight * soft_dice_loss(probabilities, target, valid)
+        if isinstance(spec, HardNegatives):
+            hard = hard_negative_cross_entropy(
+                logits, target, valid, ratio=spec.ratio, least=spec.least
+            )
+            return hard + spec.dice_weight * soft_dice_loss(probabilities, target, valid)
+        cross_entropy = weighted_cross_entropy(logits, target, valid, self.positive_weight)
+        if isinstance(spec, FocalTversky):
+            return cross_entropy + focal_tversky_loss(
+                probabilities,
+                target,
+                valid,
+                alpha=spec.alpha,
+                beta=spec.beta,
+                gamma=spec.gamma,
+            )
+        return cross_entropy + soft_dice_loss(probabilities, target, valid)

@@ -11,6 +11,7 @@ from torch import nn
 from models.bundle import Bundle, BundleInfo
 from models.defects import Defect, Verdict, find_defects
 from models.preprocessing import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
+from models.registry import example_input
 from norm import fold_batchnorm
 
 
@@ -51,10 +52,7 @@ class FrozenModel:
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
         self.info: BundleInfo = bundle.info
         self.device = resolve_device(device)
-        stride_px = self.info.preprocessing.stride_px
-        # Two strides a side: an FPN's deepest map must not shrink to one pixel while tracing.
-        side_px = 2 * stride_px
-        example = torch.zeros(1, self.info.preprocessing.in_channels, side_px, side_px)
+        example = example_input(self.info.model, self.info.preprocessing.in_channels)
         network, self.fold_report = fold_batchnorm(bundle.network.eval(), example)
         self._network = network.to(self.device).to(memory_format=torch.channels_last)
 

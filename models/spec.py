@@ -1,19 +1,14 @@
 """What a network is, as data: JSON-ready, frozen, unknown keys refused."""
 
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Architecture = Literal["unet", "fpn"]
-Encoder = Literal[
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "mobilenet_v3_large",
-    "efficientnet_b0",
-]
+from models.architecture import Task
+from models.encoders import ENCODERS
+from models.errors import SpecError
+from models.registry import ARCHITECTURES, architecture_named
 
 # A U-Net's decoder widths for an encoder of five stages, deepest first; those of a shallower
 # encoder are the first of them, so that its finest map keeps enough channels for a scratch of one
@@ -21,34 +16,44 @@ Encoder = Literal[
 _DEFAULT_DECODER_CHANNELS = (128, 64, 32, 16, 16)
 
 
+def _one_of(names: Iterable[str]) -> Callable[[dict[str, Any]], None]:
+    """Return what lists the names in a JSON schema, read when the schema is written."""
+    return lambda schema: schema.update(enum=list(names))
+
+
 class ModelSpec(BaseModel):
-    """A segmentation network: architecture, encoder and their sizes.
+    """A network: architecture, encoder and their sizes; ``docs/models.md`` compares them.
 
     Attributes:
-        architecture: ``unet`` keeps the finest detail, ``fpn`` is lighter at its output (stride 4).
-        encoder: The backbone; it starts from random weights, nothing is downloaded.
+        architecture: One of `models.registry.ARCHITECTURES`; it decides the task as well.
+        encoder: The backbone; nothing is downloaded.
         encoder_depth: Stages of the encoder; its deepest stride is ``2 ** encoder_depth``.
         decoder_channels: U-Net only: widths from the deepest stage up, one a stage.
+        output_stride: DeepLabV3+ only: stride of the encoder's deepest map, 16 where it is left
+            out; 8 keeps twice the detail at about four times the cost of the deepest stage.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    architecture: Architecture = "unet"
-    encoder: Encoder = "resnet18"
+    architecture: Annotated[str, Field(json_schema_extra=_one_of(ARCHITECTURES))] = "unet"
+    encoder: Annotated[str, Field(json_schema_extra=_one_of(ENCODERS))] = "resnet18"
     encoder_depth: Annotated[int, Field(ge=3, le=5)] = 5
     decoder_channels: tuple[Annotated[int, Field(ge=4, le=1024)], ...] | None = None
+    output_stride: Literal[8, 16] | None = None
 
     @model_validator(mode="after")
-    def _check_shapes(self) -> Self:
-        channels = self.decoder_channels
-        if self.architecture == "fpn" and channels is not None:
-            raise ValueError("decoder_channels belongs to a unet; leave it out for an fpn")
-        if channels is not None and len(channels) != self.encoder_depth:
-            raise ValueError(
-                f"decoder_channels has {len(channels)} widths, encoder_depth asks for "
-                f"{self.encoder_depth}"
-            )
+    def _check(self) -> Self:
+        try:
+            architecture_named(self.architecture).check(self)
+        except SpecError as error:
+            # Pydantic turns it into an error with its place, which becomes a 422.
+            raise ValueError(f"{error.detail}: {error.hint}") from error
         return self
+
+    @property
+    def task(self) -> Task:
+        """What the network answers."""
+        return architecture_named(self.architecture).task
 
     @property
     def unet_channels(self) -> tuple[int, ...]:
@@ -58,8 +63,7 @@ class ModelSpec(BaseModel):
     @property
     def stride_px(self) -> int:
         """Frames are padded to a multiple of this."""
-        # An FPN's pyramid is built on strides up to 32 whatever the depth.
-        return 32 if self.architecture == "fpn" else 2**self.encoder_depth
+        return architecture_named(self.architecture).stride_px(self)
 
 
 class NormSpec(BaseModel):

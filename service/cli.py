@@ -1,22 +1,23 @@
-"""The command line: ``hairline serve``, ``upload``, ``health``, ``predict``, ``ledger`` and others.
+"""The command line: ``hairline serve``, ``upload``, ``predict``, ``demo``, reports and others.
 
 Everything heavy is imported inside the command that needs it, so that ``hairline --help`` answers
 at once.
 """
 
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service import cli_ledger
+from service import cli_ledger, cli_weights, report_commands
+from service.cli_options import DEFAULT_URL, Url, exit_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from service.client import HairlineClient
-    from service.datasets.resources import FindingResource, VersionHealthResource
     from service.errors import FileOutcome
     from service.folder_upload import FolderFiles
     from service.resources import Prediction
@@ -28,11 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_DEFAULT_URL = "http://127.0.0.1:8000"
-
 app.add_typer(cli_ledger.app, name="ledger")
-
-Url = Annotated[str, typer.Option(envvar="HAIRLINE_URL", help="Where the service listens.")]
+app.add_typer(cli_weights.app, name="weights")
 
 
 @app.command()
@@ -62,7 +60,7 @@ def serve(
     try:
         run(Settings(**wishes), lambda url: typer.echo(f"Hairline listens on {url}"))
     except (ValidationError, StorageError, OSError) as error:
-        raise _exit(f"The service can't start: {error}") from error
+        raise exit_with(f"The service can't start: {error}") from error
 
 
 @app.command()
@@ -96,7 +94,7 @@ def upload(
             help="A new data set's frames are raw Bayer mosaics: RGGB, BGGR, GRBG or GBRG."
         ),
     ] = None,
-    url: Url = _DEFAULT_URL,
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Upload a folder or an archive; run it again to go on where it was cut off."""
     from service.client import HairlineClient, HairlineError
@@ -104,7 +102,7 @@ def upload(
     pattern = None if bayer is None else _bayer_pattern(bayer)
     found, numbered = (None, None) if source.is_file() else _look_into(source)
     if found is not None and layout is not None:
-        raise _exit("A layout is for an archive: pack the folder, then upload that.")
+        raise exit_with("A layout is for an archive: pack the folder, then upload that.")
     with HairlineClient(url) as client:
         try:
             dataset_id = _dataset_id(client, dataset, classes or None, numbered, pattern)
@@ -113,9 +111,9 @@ def upload(
             else:
                 rejected = _send_folder(client, dataset_id, found)
         except HairlineError as error:
-            raise _exit(f"{error}. Run the same command again to go on.") from error
+            raise exit_with(f"{error}. Run the same command again to go on.") from error
         except OSError as error:
-            raise _exit(f"{source} can't be read: {error}") from error
+            raise exit_with(f"{source} can't be read: {error}") from error
     if rejected:
         raise typer.Exit(1)
 
@@ -129,7 +127,7 @@ def _look_into(folder: Path) -> "tuple[FolderFiles, tuple[str, ...] | None]":
         found = list_folder(folder)
         return found, found.yolo_classes()
     except (DataError, OSError) as error:
-        raise _exit(f"{error}.") from error
+        raise exit_with(f"{error}.") from error
 
 
 def _send_folder(client: "HairlineClient", dataset_id: str, found: "FolderFiles") -> bool:
@@ -216,56 +214,7 @@ def _rejection(outcome: "FileOutcome") -> str:
     return f"{outcome.file}{where}: {outcome.detail}{hint}"
 
 
-@app.command()
-def health(
-    version: Annotated[str, typer.Argument(help="A data-set version by its id.")],
-    html: Annotated[
-        Path | None, typer.Option(help="Write the report with thumbnails to this file, too.")
-    ] = None,
-    url: Url = _DEFAULT_URL,
-) -> None:
-    """Tell what is wrong with a version; the exit status is 1 if anything is an error."""
-    from service.client import HairlineClient, HairlineError
-
-    with HairlineClient(url) as client:
-        try:
-            report = _measured_health(client, version)
-            if html is not None:
-                html.write_text(client.health_page(version), encoding="utf-8")
-        except (HairlineError, OSError) as error:
-            raise _exit(f"{version}: {error}") from error
-    for finding in report.findings:
-        typer.echo(_finding_lines(finding))
-    errors = sum(finding.severity == "error" for finding in report.findings)
-    frames = f"{report.pixels.of} frames were looked at"
-    typer.echo(f"{errors} errors, {len(report.findings) - errors} warnings; {frames}.")
-    for sentence in report.unchecked:
-        typer.echo(f"Not looked at: {sentence}")
-    if report.has_errors:
-        raise typer.Exit(1)
-
-
-def _measured_health(client: "HairlineClient", version: str) -> "VersionHealthResource":
-    """Ask until every frame is measured, showing how far it is on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("measuring frames"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("measure", total=None)
-        while True:
-            report = client.health(version, wait_s=2)
-            bar.update(task, completed=report.pixels.measured, total=report.pixels.of)
-            if report.pixels.is_complete:
-                return report
-
-
-def _finding_lines(finding: "FindingResource") -> str:
-    lines = [f"{finding.severity.upper()} {finding.code} ({finding.count}): {finding.detail}"]
-    lines += [f"    {example}" for example in finding.examples]
-    lines += ["    ..."] if finding.is_cut else []
-    return "\n".join([*lines, f"  What to do: {finding.hint}", ""])
+report_commands.add_to(app)
 
 
 @app.command()
@@ -278,7 +227,7 @@ def export(
         Path | None,
         typer.Option("--output", "-o", help="Tar file to write; VERSION-FORMAT.tar without it."),
     ] = None,
-    url: Url = _DEFAULT_URL,
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Write a version's frames and labels to a tar file that other tools, or Hairline, read."""
     from service.client import HairlineClient, HairlineError
@@ -288,7 +237,7 @@ def export(
         try:
             client.export(version, form, target, progress=show)
         except (HairlineError, OSError) as error:
-            raise _exit(f"{version} was not exported: {error}") from error
+            raise exit_with(f"{version} was not exported: {error}") from error
     typer.echo(f"{target}: {target.stat().st_size} bytes")
 
 
@@ -298,7 +247,7 @@ def predict(
     deployment: Annotated[str, typer.Option(help="The name that is served.")] = "default",
     model: Annotated[str | None, typer.Option(help="A model by its id instead.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    url: Url = _DEFAULT_URL,
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Ask for the verdict on each picture; the exit status is 2 if any is not OK."""
     from service.client import HairlineClient, HairlineError
@@ -311,7 +260,7 @@ def predict(
                     frame, deployment=None if model else deployment, model=model
                 )
             except (HairlineError, OSError) as error:
-                raise _exit(f"{frame}: {error}") from error
+                raise exit_with(f"{frame}: {error}") from error
             typer.echo(answer.model_dump_json() if as_json else _verdict_line(frame, answer))
             all_ok = all_ok and answer.verdict == "OK"
     if not all_ok:
@@ -331,8 +280,6 @@ def demo(
 @app.command()
 def version() -> None:
     """Print the version."""
-    from importlib import metadata
-
     typer.echo(metadata.version("hairline"))
 
 
@@ -341,17 +288,12 @@ def main() -> None:
     app()
 
 
-def _exit(message: str) -> typer.Exit:
-    typer.echo(message, err=True)
-    return typer.Exit(1)
-
-
 def _bayer_pattern(given: str) -> str:
     from data.bayer import BAYER_PATTERNS
 
     pattern = given.upper()
     if pattern not in BAYER_PATTERNS:
-        raise _exit(f"--bayer {given} is no pattern; choose of {', '.join(BAYER_PATTERNS)}.")
+        raise exit_with(f"--bayer {given} is no pattern; choose of {', '.join(BAYER_PATTERNS)}.")
     return pattern
 
 
@@ -373,19 +315,19 @@ def _dataset_id(
     """
     if numbered is not None:
         if classes is not None and classes != [*numbered]:
-            raise _exit(f"--class contradicts data.yaml, which numbers {', '.join(numbered)}.")
+            raise exit_with(f"--class contradicts data.yaml, which numbers {', '.join(numbered)}.")
         classes = [*numbered]
     for dataset in client.datasets():
         if dataset.name == name:
             if classes is not None and classes != dataset.classes:
                 declared = ", ".join(dataset.classes or ["none"])
-                raise _exit(
+                raise exit_with(
                     f"The data set {name!r} is there already and declares other classes "
                     f"({declared}) than {', '.join(classes)}. Give another name with --dataset, or "
                     "the same classes in the same order."
                 )
             if bayer is not None and bayer != dataset.bayer:
-                raise _exit(
+                raise exit_with(
                     f"The data set {name!r} is there already and declares "
                     f"{dataset.bayer or 'no Bayer pattern'}. Leave --bayer out, or give another "
                     "name with --dataset."

@@ -115,6 +115,15 @@ class HairlineClient(DatasetCalls):
         """
         return self._transport.events(_job(job_id) + "/events", last_event_id)
 
+    def job_report(self, job_id: str) -> JsonObject:
+        """Return the report of a job that has succeeded."""
+        return self._transport.call("GET", _job(job_id) + "/report")
+
+    def job_report_page(self, job_id: str) -> str:
+        """Return the same as one HTML file with plots and pictures."""
+        query = {"format": "html"}
+        return self._transport.send("GET", _job(job_id) + "/report", params=query).text
+
     def wait_for_job(
         self,
         job_id: str,

@@ -140,6 +140,9 @@ def run_demo(*, keep: bool, folder: Path = Path("hairline-demo")) -> None:
             console.print(f"The job {job.status}: {problem.detail if problem else ''}")
             raise SystemExit(1)
         _print_report(console, client.model_report(job.model))
+        page = folder / "report.html"
+        page.write_text(client.job_report_page(job.id), encoding="utf-8")
+        console.print(f"The report as a page: {page.resolve()}")
         client.deploy("default", job.model)
         _predict(client, folder, console)
     console.print(f"Done in {(time.monotonic() - began_s) / 60:.1f} minutes.")
@@ -194,6 +197,8 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
             f"{region['false_per_frame']:.2f}",
         )
     console.print(table)
+    for sentence in report["statements"]:
+        console.print(sentence)
     brightness = report["baselines"]["brightness_threshold"]
     console.print(
         f"Any class: Dice {_score(metrics['pixels']['any']['dice'])}; the best threshold on "

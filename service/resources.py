@@ -185,6 +185,28 @@ class ModelResource(_Resource):
     created_at: datetime
 
 
+class WeightsFileResource(_Resource):
+    """A file of weights that a job may start from.
+
+    Attributes:
+        name: What ``weights.file`` of a job says.
+        byte_count: Its size.
+        tensors: How many it holds.
+        sha256: Of the file.
+        source: Name of the checkpoint that it was made of.
+        encoders: Those whose every tensor it has a name for.
+        error: Why it can't be used.
+    """
+
+    name: str
+    byte_count: int
+    tensors: int
+    sha256: str | None = None
+    source: str | None = None
+    encoders: tuple[str, ...] = ()
+    error: str | None = None
+
+
 class DeploymentResource(_Resource):
     """A name that ``/predict`` serves."""
 

@@ -6,17 +6,23 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+# Under the storage directory.
+WEIGHTS_DIR = "weights"
+
 
 class Settings(BaseSettings):
     """Settings from ``HAIRLINE_*`` environment variables or the command line.
 
-    Images, weights and the embedded database live under ``storage_dir`` and nowhere else.
+    Images, models and the embedded database live under ``storage_dir`` and nowhere else.  Files of
+    weights to start from may lie elsewhere, since several installations may share them.
     """
 
     model_config = SettingsConfigDict(env_prefix="HAIRLINE_", extra="forbid", frozen=True)
 
     storage_dir: Path = Path("hairline-storage")
     database_url: str | None = None
+    # None is ``weights`` under ``storage_dir``.
+    weights_dir: Path | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     device: str = "auto"
@@ -47,3 +53,8 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url
         return f"sqlite:///{self.storage_dir.resolve() / 'hairline.sqlite3'}"
+
+    @property
+    def resolved_weights_dir(self) -> Path:
+        """Where files of weights lie; it need not exist."""
+        return (self.weights_dir or self.storage_dir / WEIGHTS_DIR).resolve()

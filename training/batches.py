@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +13,8 @@ from torch import Tensor
 from data import Draw, Frame, Item
 from data.sampling import EpochCounts, count_epoch, draw_epoch
 from models import Preprocessing, frame_to_tensor, pad_to_multiple
+from models.distance_maps import signed_distances
+from models.loss_spec import Boundary
 from training.config import CropResolution, NativeResolution, RunConfig
 
 Size = tuple[int, int]
@@ -27,11 +29,13 @@ class Batch:
         images: (N, C, H, W) float32.
         targets: (N, K, H, W) uint8.
         valid: (N, 1, H, W) bool, false where a frame was padded.
+        distances: (N, K, H, W) float16 to each class's outline, for a loss that asks for them.
     """
 
     images: Tensor
     targets: Tensor
     valid: Tensor
+    distances: Tensor | None = None
 
 
 def plan_epoch(
@@ -153,6 +157,8 @@ def largest_batch_bytes(items: Sequence[Item], config: RunConfig, class_count: i
     channels = max(item.channels for item in items)
     # Float32 for each channel, a byte for each class's target and one for validity.
     pixel_bytes = 4 * channels + class_count + 1
+    if isinstance(config.loss, Boundary):
+        pixel_bytes += 2 * class_count
     sizes = sizes_seen(items, config.resolution)
     return config.batch_size * pixel_bytes * max(height * width for height, width in sizes)
 
@@ -179,3 +185,13 @@ def collate(frames: Sequence[Frame], preprocessing: Preprocessing) -> Batch:
         inside[:, : tensor.shape[1], : tensor.shape[2]] = True
         valid.append(inside)
     return Batch(torch.cat(images), torch.stack(targets), torch.stack(valid))
+
+
+def with_distances(batch: Batch, reach_px: float) -> Batch:
+    """Add each frame's distance maps, see `models.distance_maps`; 0 where a frame was padded."""
+    maps = torch.zeros(batch.targets.shape, dtype=torch.float16)
+    for index, (target, valid) in enumerate(zip(batch.targets, batch.valid, strict=True)):
+        height, width = int(valid[0, :, 0].sum()), int(valid[0, 0].sum())
+        mask = target[:, :height, :width].permute(1, 2, 0).numpy()
+        maps[index, :, :height, :width] = torch.from_numpy(signed_distances(mask, reach_px))
+    return replace(batch, distances=maps)

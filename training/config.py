@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data import AugmentationSpec, CacheSpec, SamplingSpec
+from models.loss_spec import CrossEntropyDice, LossSpec
 from models.spec import ModelSpec, NormSpec
 from training.errors import ConfigError
 
@@ -98,6 +99,24 @@ class OptimizerSection(_Section):
     max_gradient_norm: Annotated[float, Field(gt=0)] = 5.0
 
 
+class StartWeights(_Section):
+    """Weights to start from; exactly one of the two.
+
+    Attributes:
+        file: A ``.safetensors`` file with an encoder's or a whole network's tensors.
+        bundle: The directory of an earlier model's bundle.
+    """
+
+    file: Path | None = None
+    bundle: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.file is None) == (self.bundle is None):
+            raise ValueError("name a file or a bundle, one of them")
+        return self
+
+
 class EarlyStopping(_Section):
     """Stop when calibration frames see no more gain.
 
@@ -183,6 +202,8 @@ class RunConfig(_Section):
     ema: EmaSection | None = None
     devices: Annotated[int, Field(ge=1, le=64)] = 1
     recalibration: RecalibrationSection | None = RecalibrationSection()
+    loss: LossSpec = CrossEntropyDice()
+    weights: StartWeights | None = None
     memory: MemorySection = MemorySection()
     dry_run: bool = False
 

@@ -18,6 +18,7 @@ from training.batches import (
     largest_batch_bytes,
     plan_steps,
     split_evenly,
+    with_distances,
 )
 from training.calibration_look import calibration_dice, mean_dice
 from training.checkpoint import (
@@ -178,7 +179,9 @@ class TrainingLoop:
 
         def load(draws: tuple[Draw, ...]) -> Batch:
             frames = [self.prepared.train.show(draw, epoch) for draw in draws]
-            return collate(frames, self.prepared.preprocessing)
+            batch = collate(frames, self.prepared.preprocessing)
+            reach_px = self.prepared.loss.reach_px
+            return batch if reach_px is None else with_distances(batch, reach_px)
 
         steps = plan_steps(self.prepared.train.items, self.config, epoch)[done:]
         parts = [split_evenly(step, self.ranks.count)[self.ranks.rank] for step in steps]
@@ -199,6 +202,7 @@ class TrainingLoop:
         )
         for group in self.trained.optimizer.param_groups:
             group["lr"] = rate
+        self.prepared.loss.set_progress(max(state.step / self.steps_total, self._time_spent()))
         with self._in_flight():
             result = take_step(
                 self.learner,
@@ -218,7 +222,14 @@ class TrainingLoop:
         state.padded_pixels += result.seen.pixels - result.seen.valid_pixels
         state.seen_frames += result.seen.frames
         state.seen_defective += result.seen.defective_frames
-        progress.step(state.step, self.steps_total, self.epoch, result.loss)
+        progress.step(
+            state.step,
+            self.steps_total,
+            self.epoch,
+            result.loss,
+            learning_rate=rate,
+            gradient_norm=result.gradient_norm,
+        )
         if checkpoint_due:
             self._checkpoint()
 

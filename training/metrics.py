@@ -68,17 +68,17 @@ def exact_interval(events: int, trials: int) -> dict[str, Any]:
 
     Without trials, rate and bounds are None: nothing is known.
     """
-    from scipy.stats import binomtest
+    from scipy.special import betaincinv
 
     if trials == 0:
         return {"events": 0, "n": 0, "rate": None, "low": None, "high": None}
-    interval = binomtest(events, trials).proportion_ci(0.95, method="exact")
+    others = trials - events
     return {
         "events": events,
         "n": trials,
         "rate": events / trials,
-        "low": float(interval.low),
-        "high": float(interval.high),
+        "low": float(betaincinv(events, others + 1, 0.025)) if events else 0.0,
+        "high": float(betaincinv(events + 1, others, 0.975)) if others else 1.0,
     }
 
 
@@ -96,6 +96,12 @@ class PixelCounts:
         self.true_positive += both
         self.false_positive += int(np.count_nonzero(reported)) - both
         self.false_negative += int(np.count_nonzero(labelled)) - both
+
+    def merge(self, others: "PixelCounts") -> None:
+        """Add counts of other maps."""
+        self.true_positive += others.true_positive
+        self.false_positive += others.false_positive
+        self.false_negative += others.false_negative
 
     def scores(self) -> dict[str, float | None]:
         """Return Dice and IoU over everything counted."""

@@ -116,7 +116,10 @@ def batch_loss(learner: Learner, batch: Batch) -> Tensor:
     with autocast, checkpointed(learner.network, learner.recomputed):
         logits = learner.network(images)
     targets, valid = batch.targets.to(learner.device), batch.valid.to(learner.device)
-    loss: Tensor = learner.loss(logits, targets, valid)
+    if batch.distances is None:
+        loss: Tensor = learner.loss(logits, targets, valid)
+    else:
+        loss = learner.loss(logits, targets, valid, batch.distances.to(learner.device))
     return loss
 
 

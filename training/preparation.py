@@ -1,6 +1,7 @@
 """Before the first step: check the data, measure it, build and convert the network."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +10,18 @@ import torch
 from torch import nn
 
 from data import CropSpec, DataError, FrameCache, FrameDataset, Manifest, SplitName
-from models import Preprocessing, SegmentationLoss, build_segmentation_model, resolve_device
+from models import (
+    Preprocessing,
+    SegmentationLoss,
+    WeightsReport,
+    architecture_named,
+    build_model,
+    example_input,
+    load_weights,
+    read_bundle_source,
+    read_weights_file,
+    resolve_device,
+)
 from norm import ConversionReport, convert_batchnorm
 from norm.other_normalizations import PER_IMAGE_KINDS
 from training.batches import count_steps, plan_draws, plan_steps, planned_counts
@@ -61,6 +73,7 @@ class Prepared:
     precision: torch.dtype
     # The training frames as calibration and test frames are looked at: whole, and not varied.
     train_whole: FrameDataset
+    weights: WeightsReport | None = None
     # Modules that are computed again in the backward pass.
     recomputed: tuple[str, ...] = ()
 
@@ -105,7 +118,8 @@ def prepare(
         bayer=manifest.bayer,
     )
     _check_steps(train, config, events)
-    network, conversion = _build_network(config, manifest, train, measurements)
+    network, weights, conversion = _build_network(config, manifest, train, measurements)
+    _tell_weights(weights, events)
     for left in conversion.left:
         # A normalization of each image by itself has nothing to gain from another kind.
         if left.kind not in PER_IMAGE_KINDS:
@@ -120,11 +134,12 @@ def prepare(
         measurements=measurements,
         preprocessing=preprocessing,
         network=network.to(device),
-        loss=SegmentationLoss(torch.tensor(measurements.foreground_rate)).to(device),
+        loss=SegmentationLoss(torch.tensor(measurements.foreground_rate), config.loss).to(device),
         conversion=conversion,
         device=device,
         precision=_precision_of(config, device),
         train_whole=train_whole,
+        weights=weights,
         recomputed=_recomputed(config, network, preprocessing),
     )
 
@@ -144,25 +159,53 @@ def _whole_frames(
 
 def _build_network(
     config: RunConfig, manifest: Manifest, train: FrameDataset, measurements: Measurements
-) -> tuple[nn.Module, ConversionReport]:
-    """Build the network from the run's seed and convert its normalization."""
+) -> tuple[nn.Module, WeightsReport | None, ConversionReport]:
+    """Build the network from the run's seed, give it its start, and convert its normalization."""
     torch.manual_seed(config.seed)
     channels = len(measurements.mean)
-    network = build_segmentation_model(
+    network = build_model(
         config.model,
         class_count=len(manifest.classes),
         in_channels=channels,
         foreground_rate=measurements.foreground_rate,
-    ).to(memory_format=torch.channels_last)
+    )
+    weights = _start_from(config, network, manifest.classes)
+    network = network.to(memory_format=torch.channels_last)
     norm = config.norm_in_force
     assert norm.kind != "auto"  # `norm_in_force` has chosen.
     options = dict(norm.options)
     if norm.kind == "brn":
         # Batch Renormalization's schedule is scaled to the job's length.
         _, options["total_steps"] = count_steps(train.items, config)
-    side_px = 2 * config.model.stride_px
-    example = torch.zeros(2, channels, side_px, side_px)
-    return convert_batchnorm(network, example, kind=norm.kind, **options)
+    example = example_input(config.model, channels, count=2)
+    network, conversion = convert_batchnorm(network, example, kind=norm.kind, **options)
+    return network, weights, conversion
+
+
+def _start_from(
+    config: RunConfig, network: nn.Module, classes: Sequence[str]
+) -> WeightsReport | None:
+    if config.weights is None:
+        return None
+    if config.weights.bundle is not None:
+        source = read_bundle_source(config.weights.bundle)
+    else:
+        assert config.weights.file is not None  # The configuration has seen to it.
+        source = read_weights_file(config.weights.file)
+    architecture = architecture_named(config.model.architecture)
+    return load_weights(network, architecture, source, classes)
+
+
+def _tell_weights(weights: WeightsReport | None, events: EventLog) -> None:
+    if weights is None:
+        return
+    events.write("weights", source=weights.source, detail=weights.summary())
+    by_remark: dict[str, list[str]] = {}
+    for name, remark in (weights.converted | weights.random).items():
+        by_remark.setdefault(remark, []).append(name)
+    for remark, names in by_remark.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        events.warning("weights_not_as_they_are", f"{names[0]}{more}: {remark}")
 
 
 def _recomputed(

@@ -30,6 +30,7 @@ class Progress:
         self._started_at_step: int | None = None
         self._started_s = time.monotonic()
         self._losses: list[float] = []
+        self._gradient_norms: list[float] = []
         self._bar = Bar(
             TextColumn("training"),
             BarColumn(),
@@ -58,10 +59,24 @@ class Progress:
         self._started_at_step = None
         self._started_s = time.monotonic()
         self._losses.clear()
+        self._gradient_norms.clear()
 
-    def step(self, step: int, steps_total: int, epoch: int, loss: float) -> None:
-        """Tell of one finished step; ``loss`` is averaged since the last event."""
+    def step(
+        self,
+        step: int,
+        steps_total: int,
+        epoch: int,
+        loss: float,
+        *,
+        learning_rate: float,
+        gradient_norm: float,
+    ) -> None:
+        """Tell of one finished step.
+
+        In the event ``loss`` is the mean and ``gradient_norm`` the largest since the last one.
+        """
         self._losses.append(loss)
+        self._gradient_norms.append(gradient_norm)
         if self._started_at_step is None:
             self._started_at_step = step - 1
         self._bar.update(self._task, completed=step, total=steps_total, loss=loss)
@@ -77,7 +92,12 @@ class Progress:
             epochs_total=self._epochs_total,
             eta_s=round(pace_s * (steps_total - step), 1),
         )
-        mean = sum(self._losses) / len(self._losses)
-        self._events.write("metrics", step=step, epoch=epoch, values={"loss": mean})
+        values = {
+            "loss": sum(self._losses) / len(self._losses),
+            "learning_rate": learning_rate,
+            "gradient_norm": max(self._gradient_norms),
+        }
+        self._events.write("metrics", step=step, epoch=epoch, values=values)
         self._losses.clear()
+        self._gradient_norms.clear()
         self._written_s = now_s

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.connected_regions import find_regions
+
 
 @dataclass(frozen=True)
 class RegionMatch:
@@ -65,3 +67,9 @@ def best_min_area(matches: list[RegionMatch]) -> tuple[int, dict[str, float]]:
             best = (score, min_area_px, evidence)
     assert best is not None
     return best[1], best[2]
+
+
+def drop_small_regions(reported: NDArray[np.bool_], min_area_px: int) -> NDArray[np.bool_]:
+    """Return the map (H, W) without connected regions smaller than ``min_area_px``."""
+    regions = find_regions(reported)
+    return regions.keep(regions.areas_px >= min_area_px).draw(reported.shape)

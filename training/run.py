@@ -32,7 +32,7 @@ from training.checkpoint import load_latest_checkpoint
 from training.config import RunConfig, read_config
 from training.errors import ParityError, RunLockedError, TrainingError
 from training.eval_forward import EvalForward
-from training.evaluation import Frames, choose_operating_point, evaluate, whole_frames
+from training.evaluation import Frames, choose_operating_point, judge, whole_frames
 from training.events import EventLog, SilentEventLog
 from training.exit_status import EXIT_FAILED, EXIT_LOCKED, EXIT_OK
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
@@ -45,6 +45,8 @@ from training.preparation import Prepared, prepare
 from training.progress import Progress
 from training.ranks import Ranks
 from training.recalibration import recalibrate_if_better
+from training.report.page import write_page
+from training.report.wording import statements, unsupported_figures
 from training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -169,6 +171,7 @@ def _attempt(
     report["recalibration"] = recalibration
     tell_cache(cache, events)
     _write_report(run, {**report, "memory": plan.report(prepared)})
+    write_page(run)
     return True
 
 
@@ -234,21 +237,38 @@ def _finish(
         if chosen.basis == "default":
             events.warning("threshold_not_supported", f"{name}: {chosen.reason}")
     info = info.model_copy(update={"operating_point": point})
-    metrics = evaluate(frozen, _frames_of(prepared.test)(), classes, point)
+    judgement = judge(
+        frozen, _frames_of(prepared.test)(), classes, point, parts=parts_of(prepared.test)
+    )
+    metrics = judgement.metrics()
+    for lacking in unsupported_figures(metrics):
+        events.warning("test_frames_lack", lacking)
     info = info.model_copy(update={"metrics": metrics})
     write_bundle(run.bundle, info, loop.state.best_weights)
     load_bundle(run.bundle)
     baselines = trivial_baselines(_frames_of(prepared.calibration)(), _frames_of(prepared.test)())
     return {
         "metrics": metrics,
+        "evaluation": {**judgement.details(), "gallery": judgement.gallery.write(run.gallery)},
+        "statements": statements(metrics),
+        "unsupported": unsupported_figures(metrics),
         "baselines": baselines,
         "operating_point": point.model_dump(mode="json"),
+        "dataset": {
+            "digest": prepared.manifest.digest,
+            "splits": {
+                name: {"frames": split.frames, "defective": split.defective, "good": split.good}
+                for name, split in prepared.manifest.statistics().splits.items()
+            },
+        },
+        "model": config.model.model_dump(mode="json"),
         "parity": parity,
         "norm": {
             "asked": config.norm.kind,
             "spec": config.norm_in_force.model_dump(exclude_none=True),
             **prepared.conversion.as_dict(),
         },
+        "weights": prepared.weights.as_dict() if prepared.weights else None,
         "folding": frozen.fold_report.as_dict(),
         "training": _training_summary(loop),
         "measurements": vars(prepared.measurements),
@@ -278,6 +298,11 @@ def check_parity(prepared: Prepared, frozen: FrozenModel) -> dict[str, Any]:
             hint="report it with the run's directory; the model must not be served",
         )
     return {"max_difference": difference, "tolerance": tolerance, "frames": count}
+
+
+def parts_of(dataset: FrameDataset) -> dict[str, str]:
+    """Return the part, lot or specimen of each frame by its name."""
+    return {item.name: item.group for item in dataset.items if item.group is not None}
 
 
 def _frames_of(dataset: FrameDataset) -> Frames:

@@ -56,6 +56,16 @@ class RunDirectory:
         return self.path / "report.json"
 
     @property
+    def page(self) -> Path:
+        """The report for people: one HTML file that needs nothing beside it."""
+        return self.path / "report.html"
+
+    @property
+    def gallery(self) -> Path:
+        """The worst misses and false alarms as pictures, with an index."""
+        return self.path / "gallery"
+
+    @property
     def bundle(self) -> Path:
         """The model."""
         return self.path / "bundle"

@@ -21,8 +21,10 @@ from service.api import (
     models,
     predict,
     problems,
+    reports,
     version_health,
     versions,
+    weights,
 )
 from service.api.archive_pieces import ArchivePieces
 from service.api.request_id import RequestIdMiddleware
@@ -77,6 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
         version_health.router,
         jobs.router,
         models.router,
+        reports.router,
+        weights.router,
         deployments.router,
         predict.router,
         ledger.router,

@@ -9,7 +9,13 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from service.api.dependencies import ReadSession, StorageDependency, WriteSession
+from service import weights
+from service.api.dependencies import (
+    ReadSession,
+    SettingsDependency,
+    StorageDependency,
+    WriteSession,
+)
 from service.api.idempotency import IdempotencyKey, create_once
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import Job
@@ -51,11 +57,18 @@ def job_resource(job: Job) -> JobResource:
 
 
 @router.post("/jobs", status_code=201, response_model=JobResource)
-def create_job(spec: JobSpec, session: WriteSession, key: IdempotencyKey = None) -> Response:
+def create_job(
+    spec: JobSpec,
+    session: WriteSession,
+    storage: StorageDependency,
+    settings: SettingsDependency,
+    key: IdempotencyKey = None,
+) -> Response:
     """Queue a training job on a frozen version; what is left out takes its default."""
     wishes = spec.model_dump(mode="json")
 
     def create() -> tuple[int, dict[str, object]]:
+        weights.check_start(session, storage, settings.resolved_weights_dir, spec)
         job = repository.create(session, spec.version, wishes)
         return 201, job_resource(job).model_dump(mode="json")
 

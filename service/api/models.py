@@ -1,6 +1,4 @@
-"""``/models``: what was trained, with its report and its bundle."""
-
-from typing import Any
+"""``/models``: what was trained, with its bundle."""
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
@@ -46,12 +44,6 @@ def list_models(
 def get_model(model_id: str, session: ReadSession) -> ModelResource:
     """Return a model with its metrics on the test split and its operating point."""
     return _resource(model_registry.get(session, model_id))
-
-
-@router.get("/models/{model_id}/report")
-def get_report(model_id: str, session: ReadSession) -> dict[str, Any]:
-    """Return the training report: metrics, baselines, thresholds, what was normalized and how."""
-    return model_registry.get(session, model_id).report
 
 
 @router.get(

@@ -1,13 +1,14 @@
 """What is wrong with a version, for programs (JSON) and for people (one HTML file)."""
 
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from data.health import DEFAULT_STRIDE_PX
 from service.api.dependencies import EngineDependency, MeasurerDependency, StorageDependency
+from service.api.negotiation import Form, wants_html
 from service.datasets.health import VersionHealth, examine
 from service.datasets.health_page import render_page
 from service.datasets.resources import FindingResource, MeasuredPixels, VersionHealthResource
@@ -39,10 +40,7 @@ def read_health(
         float,
         Query(ge=0, le=_MOST_WAIT_S, description="How long to wait for frames being measured."),
     ] = _WAIT_S,
-    form: Annotated[
-        Literal["json", "html"] | None,
-        Query(alias="format", description="Without it the Accept header decides."),
-    ] = None,
+    form: Form = None,
 ) -> Response:
     """Return findings with examples and remedies.
 
@@ -51,19 +49,9 @@ def read_health(
     """
     health = examine(engine, storage, measurer, version_id, stride_px=stride_px, wait_s=wait_s)
     vary = {"Vary": "Accept", "Cache-Control": "no-store"}
-    if form == "html" or (form is None and _prefers_html(request.headers.get("Accept", ""))):
+    if wants_html(form, request.headers.get("Accept", "")):
         return HTMLResponse(render_page(health, storage), headers=vary)
     return JSONResponse(_answer(health).model_dump(mode="json"), headers=vary)
-
-
-def _prefers_html(accept: str) -> bool:
-    """Tell whether a browser asks: it names HTML, a program names JSON or takes anything."""
-    media_types = [part.split(";")[0].strip().lower() for part in accept.split(",")]
-    if "text/html" not in media_types:
-        return False
-    if "application/json" not in media_types:
-        return True
-    return media_types.index("text/html") < media_types.index("application/json")
 
 
 def _answer(health: VersionHealth) -> VersionHealthResource:

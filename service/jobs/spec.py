@@ -5,16 +5,21 @@ twice because the API may not import the training room; a test holds the two tog
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data import AugmentationSpec, CacheSpec, SamplingSpec
+from models.loss_spec import CrossEntropyDice, LossSpec
 from models.spec import ModelSpec, NormSpec
+from service.settings import WEIGHTS_DIR
 
 RUN_FORMAT_VERSION = 1
 # Under the storage root; safe to delete at any time, and nothing for a backup.
 DECODED_DIR = "decoded"
+# A name and no path: it begins with no dot and holds no separator.
+WEIGHTS_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$"
+BUNDLES_DIR = "bundles"
 
 
 class _Spec(BaseModel):
@@ -107,6 +112,24 @@ class Recalibration(_Spec):
     max_cost: Annotated[float, Field(gt=0)] = 0.1
 
 
+class StartWeights(_Spec):
+    """Weights to start from; exactly one of the two.
+
+    Attributes:
+        file: Name of a file that ``GET /weights`` lists.
+        model: An earlier model; classes that both know keep what was learned of them.
+    """
+
+    file: Annotated[str, Field(pattern=WEIGHTS_NAME_PATTERN, max_length=100)] | None = None
+    model: Annotated[str, Field(pattern=r"^mdl_[0-9a-z]{1,27}$")] | None = None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.file is None) == (self.model is None):
+            raise ValueError("name a file or a model, one of them")
+        return self
+
+
 class Ema(_Spec):
     """An exponential moving average of the weights, judged and shipped in their place.
 
@@ -186,11 +209,15 @@ class JobSpec(_Spec):
     ema: Ema | None = None
     devices: Annotated[int, Field(ge=1, le=64)] = 1
     recalibration: Recalibration | None = Recalibration()
+    loss: LossSpec = CrossEntropyDice()
+    weights: StartWeights | None = None
     memory: Memory = Memory()
     dry_run: bool = False
 
 
-def run_config(spec: JobSpec, *, manifest: Path, root: Path, device: str) -> dict[str, Any]:
+def run_config(
+    spec: JobSpec, *, manifest: Path, root: Path, device: str, weights_dir: Path | None = None
+) -> dict[str, Any]:
     """Return the ``config.json`` of a run.
 
     Args:
@@ -198,13 +225,24 @@ def run_config(spec: JobSpec, *, manifest: Path, root: Path, device: str) -> dic
         manifest: Absolute path of the version's manifest.
         root: Absolute path that the manifest's file names are relative to.
         device: The installation's device, used where the job says ``auto``.
+        weights_dir: Where files of weights lie; ``weights`` under the root if there is no other.
     """
-    wishes = spec.model_dump(mode="json", exclude={"version", "data"})
+    wishes = spec.model_dump(mode="json", exclude={"version", "data", "weights"})
     options = spec.data.model_dump(mode="json")
     cache = {**options["cache"], "directory": str(root / DECODED_DIR)}
     return {
         "format_version": RUN_FORMAT_VERSION,
         "data": {**options, "manifest": str(manifest), "root": str(root), "cache": cache},
         **wishes,
+        "weights": _start_of(spec, root, weights_dir or root / WEIGHTS_DIR),
         "device": device if spec.device == "auto" else spec.device,
     }
+
+
+def _start_of(spec: JobSpec, root: Path, weights_dir: Path) -> dict[str, str] | None:
+    if spec.weights is None:
+        return None
+    if spec.weights.model is not None:
+        return {"bundle": str(root / BUNDLES_DIR / spec.weights.model)}
+    assert spec.weights.file is not None  # Its validator has seen to it.
+    return {"file": str(weights_dir / spec.weights.file)}

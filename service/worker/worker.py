@@ -131,6 +131,7 @@ class Worker:
             manifest=self._storage.manifest_path(version.digest),
             root=self._storage.root,
             device=self._settings.device,
+            weights_dir=self._settings.resolved_weights_dir,
         )
         write_config(run_dir, config)
         process = RunProcess.adopt(run_dir)

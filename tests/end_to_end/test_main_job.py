@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,15 +87,26 @@ def check_report(report: dict[str, Any]) -> None:
 
 
 def test_labelme_frames_train_and_are_inspected(
-    start_service: Callable[[], Any], datasets_dir: Path
+    start_service: Callable[[], Any], datasets_dir: Path, tmp_path: Path
 ) -> None:
-    client = start_service().client
+    service = start_service()
+    client = service.client
     files = bsdata_files(datasets_dir / "bsdata")
-    _, model = train_over_rest(client, "ball-screws", files, unlabelled="good")
+    job, model = train_over_rest(client, "ball-screws", files, unlabelled="good")
     report = client.model_report(model)
     check_report(report)
     metrics = report["metrics"]
     assert metrics["escape"]["n"] + metrics["overkill"]["n"] == metrics["frames"]
+    assert client.job_report(job) == report
+    page = tmp_path / "report.html"
+    command = [sys.executable, "-m", "service.cli", "report", job, "--html", str(page)]
+    told = subprocess.run(
+        [*command, "--url", service.url], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    assert report["statements"][0] in told.stdout
+    assert page.read_text(encoding="utf-8") == client.job_report_page(job)
+    assert "Worst misses" in page.read_text(encoding="utf-8")
 
     unseen = sorted((datasets_dir / "bsdata" / "data").glob("KGT*.jpg"))[-1]
     answer = client.predict(unseen, deployment="ball-screws", include=["overlay", "mask"])

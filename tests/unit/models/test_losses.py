@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import SegmentationLoss
-from models.losses import MAX_POSITIVE_WEIGHT, positive_weights, soft_dice_loss
+from models.loss_terms import MAX_POSITIVE_WEIGHT, positive_weights, soft_dice_loss
 
 
 def frame(labelled_px: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models import ModelSpec, NormSpec, build_segmentation_model
+from models import ModelSpec, NormSpec, build_model
 from norm import convert_batchnorm
 
 SPECS = [
@@ -19,7 +19,7 @@ SPECS = [
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.architecture}-{spec.encoder}")
 def test_every_normalization_of_a_network_becomes_cbn_and_it_trains(spec: ModelSpec) -> None:
-    network = build_segmentation_model(spec, class_count=2, in_channels=1)
+    network = build_model(spec, class_count=2, in_channels=1)
     side_px = 2 * spec.stride_px
     network, report = convert_batchnorm(network, torch.zeros(2, 1, side_px, side_px), kind="cbn")
     # The decoder of the FPN normalizes by groups.
@@ -32,7 +32,7 @@ def test_every_normalization_of_a_network_becomes_cbn_and_it_trains(spec: ModelS
 
 
 def test_the_first_answer_is_how_rare_defects_are() -> None:
-    network = build_segmentation_model(
+    network = build_model(
         SPECS[0], class_count=2, in_channels=3, foreground_rate=(0.001, 0.2)
     ).eval()
     with torch.no_grad():
@@ -48,6 +48,11 @@ def test_the_first_answer_is_how_rare_defects_are() -> None:
         {"encoder_depth": 2},
         {"encoder_depth": 3, "decoder_channels": [16, 8]},
         {"architecture": "fpn", "decoder_channels": [64, 32, 16, 16, 8]},
+        {"architecture": "fpn", "encoder_depth": 3},
+        {"architecture": "fpn", "encoder": "convnext_atto", "encoder_depth": 4},
+        {"architecture": "deeplabv3plus", "encoder_depth": 4},
+        {"architecture": "unet", "output_stride": 8},
+        {"architecture": "segnet"},
         {"weights": "imagenet"},
     ],
 )

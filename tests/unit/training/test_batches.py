@@ -19,6 +19,7 @@ from training.batches import (
     plan_epoch,
     plan_steps,
     split_evenly,
+    with_distances,
 )
 from training.config import CropResolution, DataSection, NativeResolution, RunConfig
 
@@ -173,3 +174,19 @@ def test_in_lockstep_every_device_has_as_many_batches_and_the_fewest_are_left_ou
     assert all(len(step) % devices == 0 for step in steps)
     assert all(0 < len(step) <= devices * accumulation_steps for step in steps)
     assert sum(len(step) for step in steps) == frames - frames % devices
+
+
+def test_distance_maps_end_where_the_frame_does() -> None:
+    preprocessing = Preprocessing(in_channels=1, bit_depth=8, mean=(0.0,), std=(1.0,), stride_px=16)
+    mask = np.zeros((20, 16, 1), np.uint8)
+    # Its corner is the frame's, where no outline is.
+    mask[15:, :5] = 1
+    small = Frame("small", np.zeros((20, 16, 1), np.uint8), mask)
+    large = Frame("large", np.zeros((32, 32, 1), np.uint8), np.zeros((32, 32, 1), np.uint8))
+    maps = with_distances(collate([small, large], preprocessing), reach_px=8.0).distances
+    assert maps is not None
+    assert maps[0, 0, 19, 0] == -4 / 8
+    assert maps[0, 0, 12, 0] == 3 / 8
+    assert not maps[0, :, 20:].any()
+    assert not maps[0, :, :, 16:].any()
+    assert bool((maps[1] == 1).all())

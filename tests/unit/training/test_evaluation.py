@@ -1,5 +1,7 @@
 """Thresholds are chosen on calibration frames and judged on others; denominators are stated."""
 
+import pickle
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -7,7 +9,10 @@ from numpy.typing import NDArray
 from data import Frame
 from models import ClassThreshold, OperatingPoint, Pixels
 from training.baselines import trivial_baselines
-from training.evaluation import choose_operating_point, drop_small_regions, evaluate
+from training.errors import TrainingError
+from training.evaluation import choose_operating_point, evaluate, judge
+from training.gallery import Gallery
+from training.regions import drop_small_regions
 
 CLASSES = ("pit", "scratch")
 
@@ -15,7 +20,11 @@ CLASSES = ("pit", "scratch")
 class BrightnessModel:
     """Takes brightness for the probability of a pit and never sees a scratch."""
 
+    def __init__(self) -> None:
+        self.asked = 0
+
     def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
+        self.asked += 1
         pit = pixels[:, :, 0].astype(np.float32) / 255
         return np.stack([pit, np.zeros_like(pit)])
 
@@ -80,6 +89,62 @@ def test_a_rejected_good_frame_is_overkill() -> None:
     metrics = evaluate(BrightnessModel(), [frame("good")], CLASSES, loud)
     assert (metrics["overkill"]["events"], metrics["overkill"]["n"]) == (1, 1)
     assert metrics["escape"]["n"] == 0
+
+
+def test_each_test_frame_is_looked_at_once_and_told_to_whoever_asks() -> None:
+    model = BrightnessModel()
+    told: list[str] = []
+    judge(model, CALIBRATION, CLASSES, chosen(), tell=lambda frame, _: told.append(frame.name))
+    assert model.asked == len(CALIBRATION)
+    assert told == ["a", "b", "c"]
+
+
+def test_what_is_kept_does_not_grow_with_the_number_of_frames() -> None:
+    def kept_bytes(repeats: int) -> int:
+        frames = [frame("n", pit=200, speck=220), frame("n"), frame("n", pit=90)] * repeats
+        parts = {"n": "the only part"}
+        judgement = judge(BrightnessModel(), frames, CLASSES, chosen(), parts=parts)
+        judgement.gallery = Gallery()
+        return len(pickle.dumps(judgement))
+
+    # The numbers themselves get longer, by some bytes each.
+    assert kept_bytes(40) < kept_bytes(2) + 100
+
+
+def test_probabilities_that_are_no_numbers_are_refused_with_the_frame_that_gave_them() -> None:
+    class Overflowing(BrightnessModel):
+        def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
+            return super().probabilities(pixels) * np.float32("nan")
+
+    with pytest.raises(TrainingError, match="answers a with") as caught:
+        judge(Overflowing(), CALIBRATION, CLASSES, chosen())
+    assert caught.value.code == "probabilities_not_finite"
+
+
+def test_one_class_is_the_same_as_any_class() -> None:
+    class PitsAlone(BrightnessModel):
+        def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
+            return super().probabilities(pixels)[:1]
+
+    frames = [Frame(each.name, each.pixels, each.mask[:, :, :1]) for each in CALIBRATION]
+    point = OperatingPoint(classes={"pit": chosen().classes["pit"]})
+    metrics = judge(PitsAlone(), frames, ("pit",), point).metrics()
+    both = judge(BrightnessModel(), CALIBRATION, CLASSES, chosen()).metrics()
+    assert metrics["pixels"]["any"] == metrics["pixels"]["pit"] == both["pixels"]["any"]
+
+
+def test_the_worst_come_first_in_the_gallery_and_a_wrong_class_is_named() -> None:
+    gallery = Gallery()
+    mislabelled = frame("wrong class", pit=230)
+    mislabelled.mask[:, :, 1], mislabelled.mask[:, :, 0] = mislabelled.mask[:, :, 0].copy(), 0
+    frames = [frame("found", pit=200), frame("dim", pit=60), frame("dimmer", pit=30), mislabelled]
+    judge(BrightnessModel(), frames, CLASSES, chosen(), gallery=gallery)
+    misses = [finding for finding, _ in gallery.worst("miss")]
+    names = [(finding.frame, finding.is_wrong) for finding in misses]
+    assert names == [("wrong class", True), ("dimmer", True), ("dim", True), ("found", False)]
+    assert misses[0].score == 0
+    alarms = [finding for finding, _ in gallery.worst("false_alarm")]
+    assert [(each.frame, each.labelled_as) for each in alarms] == [("wrong class", ("scratch",))]
 
 
 def test_small_regions_are_dropped_whole() -> None:

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import binom
 
 from training.metrics import BIN_COUNT, PixelCounts, ScoreHistogram, exact_interval
 
@@ -64,6 +65,19 @@ def test_zero_misses_still_have_an_upper_bound() -> None:
     assert interval["low"] == 0
     # Clopper-Pearson in closed form for no event: 1 - (alpha / 2) ** (1 / n).
     assert interval["high"] == pytest.approx(1 - 0.025 ** (1 / 100))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_is_clopper_and_pearsons(counts: tuple[int, int]) -> None:
+    events, trials = counts
+    interval = exact_interval(events, trials)
+    # Below the lower bound so many events, above the upper one so few, have 2.5 % at most.
+    if events:
+        assert binom.sf(events - 1, trials, interval["low"]) == pytest.approx(0.025)
+    if events < trials:
+        assert binom.cdf(events, trials, interval["high"]) == pytest.approx(0.025)
+    assert interval["low"] <= interval["rate"] <= interval["high"]
 
 
 def test_no_trials_are_no_rate() -> None:

@@ -1,12 +1,14 @@
 """One optimizer step over several micro-batches, and one that fails on its way."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from models import SegmentationLoss
+from models.loss_spec import Boundary, Focal
 from norm import convert_batchnorm
 from training.batches import Batch
 from training.errors import DivergedError
@@ -178,3 +180,30 @@ def test_a_loss_that_is_no_number_in_one_micro_batch_moves_no_weight() -> None:
     assert caught.value.code == "loss_not_finite"
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_accumulated_focal_loss_is_that_of_one_batch() -> None:
+    rates = torch.tensor([0.1, 0.2])
+    spec = Focal(kind="focal", dice_weight=0.0)
+    batches = [batch(1), batch(2, frames=2, padded_rows=5), batch(3)]
+    # Frozen statistics, so that a frame's logits don't depend on its batch.
+    models = [network(kind="frozen") for _ in range(2)]
+    accumulated = step(models[0], batches, SegmentationLoss(rates, spec))
+    together = Batch(
+        images=torch.cat([b.images for b in batches]),
+        targets=torch.cat([b.targets for b in batches]),
+        valid=torch.cat([b.valid for b in batches]),
+    )
+    # Float32 sums in another order.
+    assert accumulated == pytest.approx(
+        step(models[1], [together], SegmentationLoss(rates, spec)), rel=1e-5
+    )
+
+
+def test_distance_maps_reach_a_loss_that_asks_for_them() -> None:
+    loss = SegmentationLoss(torch.tensor([0.1, 0.2]), Boundary(kind="boundary"))
+    loss.set_progress(1.0)
+    near, far = batch(1), batch(1)
+    near = replace(near, distances=torch.zeros(near.targets.shape))
+    far = replace(far, distances=torch.ones(far.targets.shape))
+    assert step(network(), [far], loss) > step(network(), [near], loss)

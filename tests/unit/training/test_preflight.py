@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models import SegmentationLoss, build_segmentation_model
+from models import SegmentationLoss, build_model
 from models.spec import ModelSpec
 from norm import convert_batchnorm
 from training.batches import Batch
@@ -38,7 +38,7 @@ Kind = Literal["bn", "cbn", "brn", "gn"]
 
 def network_of(kind: Kind, model: ModelSpec = SMALL) -> nn.Module:
     torch.manual_seed(0)
-    network = build_segmentation_model(model, class_count=2, in_channels=1)
+    network = build_model(model, class_count=2, in_channels=1)
     network = network.to(memory_format=torch.channels_last)
     options: dict[str, Any] = {"total_steps": 10} if kind == "brn" else {}
     side_px = 2 * model.stride_px

@@ -69,6 +69,8 @@ def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
         "sampling": {"defect_rate": 0.6},
         "augmentation": {"rotation_deg": 5, "gradient": 0.2, "blur_px": 1, "paste_rate": 0.3},
         "ema": {"decay": 0.9},
+        # Its weight follows the step, also after a kill.
+        "loss": {"kind": "boundary", "reach_px": 8},
         "batch_size": 1,
         "accumulation_steps": 2,
     }
@@ -253,6 +255,19 @@ def test_the_report_tells_what_was_trained_and_on_what_it_rests(
     assert set(report["operating_point"]["classes"]) == set(CLASSES)
     assert report["baselines"]["all_background"]["dice"] == 0
     assert 0 < report["baselines"]["all_foreground"]["dice"] < 0.2
+    assert report["dataset"]["digest"] == read_bundle_info(run.bundle).dataset_digest
+    # Two frames of a part share its verdict.
+    assert metrics["by_part"]["most_frames"] == 2
+    chosen = [each for each in report["evaluation"]["escape_overkill"] if each["is_chosen"]]
+    assert [each["frames"]["escape"] for each in chosen] == [metrics["escape"]]
+    pictures = {entry["picture"] for entry in report["evaluation"]["gallery"]}
+    assert {path.name for path in run.gallery.glob("*.webp")} == pictures
+    page = run.page.read_text()
+    assert page.count("data:image/webp") == len(pictures) > 0
+    assert report["dataset"]["digest"] in page
+    for curve in ("Loss", "Calibration Dice", "Learning rate", "Gradient norm before clipping"):
+        assert f"<figcaption>{curve}" in page
+    assert all(sentence.replace(" %", "\xa0%") in page for sentence in report["statements"])
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_a_waiting_job_cannot_be_resumed(client: TestClient, version_id: str) ->
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/events", "/metrics", "/logs", "/training-frames", "/preflight"]
+    "path", ["", "/events", "/metrics", "/logs", "/training-frames", "/report", "/preflight"]
 )
 def test_an_unknown_job_is_not_found(client: TestClient, path: str) -> None:
     assert client.get(f"/jobs/job_nowhere{path}").status_code == 404
@@ -196,6 +196,32 @@ def test_preflight_is_told_with_every_step_down_since(
     )
     told = client.get(f"/jobs/{job_id}/preflight").json()
     assert told == {**preflight, "rungs": [{**rung, "time": None}]}
+
+
+def test_a_report_is_json_for_programs_and_a_page_for_people(
+    client: TestClient, version_id: str, storage: Storage
+) -> None:
+    job_id = queued(client, version_id)["id"]
+    path = f"/jobs/{job_id}/report"
+    for form in ("json", "html"):
+        missing = client.get(path, params={"format": form})
+        assert (missing.status_code, missing.json()["code"]) == (404, "report_not_written")
+    run_dir = storage.run_dir(job_id)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "report.json").write_text('{"statements": ["Escape"]}')
+    old = client.get(path, params={"format": "html"})
+    assert (old.status_code, old.json()["code"]) == (404, "report_page_not_written")
+    (run_dir / "report.html").write_text("<p>Grübchen: 0 of 12</p>", encoding="utf-8")
+
+    assert client.get(path).json() == {"statements": ["Escape"]}
+    for page in (
+        client.get(path, params={"format": "html"}),
+        client.get(path, headers={"Accept": "text/html,*/*;q=0.8"}),
+    ):
+        assert page.headers["content-type"].startswith("text/html")
+        assert page.text == "<p>Grübchen: 0 of 12</p>"
+        # A browser is to run and load nothing, whatever a class is called.
+        assert page.headers["content-security-policy"].startswith("default-src 'none'")
 
 
 def test_the_end_of_the_log_begins_with_a_whole_line(

@@ -57,6 +57,7 @@ def test_every_field_of_a_job_reaches_the_run() -> None:
         "device": "cpu",
         "precision": "float32",
         "checkpoint_every_s": 5.0,
+        "loss": {"kind": "focal", "alpha": 0.4, "gamma": 1.0, "dice_weight": 0.5},
         "accumulation_steps": 4,
         "memory": {
             "limit_bytes": 5_000_000_000,

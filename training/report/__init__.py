@@ -1,0 +1,1 @@
+"""The report of a run for people: plain sentences, plots and one HTML page."""

@@ -11,7 +11,8 @@ export DO_NOT_TRACK := true
 # Threads of several torch processes must not spin for a core that another one needs.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup demo test check format benchmark-data benchmark-evaluation benchmark-norm benchmark-quality clean
+.PHONY: help setup demo test check format benchmark-data benchmark-evaluation benchmark-norm \
+	benchmark-preflight benchmark-quality clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -49,6 +50,9 @@ benchmark-norm: setup  ## Accuracy and cost of each normalization (hours on a CP
 
 benchmark-quality: setup  ## Train on the real sets under each normalization and resolution (hours on a CPU; resumable; ARGS=--quick).
 	$(BIN)/python -m benchmarks.quality $(ARGS)
+
+benchmark-preflight: setup  ## Estimated against measured memory (tens of minutes; ARGS=ladder).
+	$(BIN)/python -m benchmarks.preflight $(or $(ARGS),runs)
 
 benchmark-evaluation: setup  ## What judging a test frame costs beside asking the model (a minute on a CPU).
 	$(BIN)/python -m benchmarks.evaluation $(ARGS)

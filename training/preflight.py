@@ -25,7 +25,6 @@ from training.memory.dry_step import (
     step_seconds,
 )
 from training.memory.estimate import (
-    CPU_STEP_FACTOR,
     LOOK_BYTES_A_PIXEL,
     LOOK_BYTES_A_PIXEL_AND_CLASS,
     Estimate,
@@ -53,8 +52,8 @@ def estimate_run(config: RunConfig, prepared: Prepared) -> Estimate:
     step = step_bytes(config, prepared, shape)
     held = _holdings(config, prepared, step)
     on_cpu = prepared.device.type == "cpu"
-    factor = CPU_STEP_FACTOR if on_cpu else _gpu_step_factor(config, prepared, shapes[-1])
-    peaks = phase_peaks(held, on_cpu=on_cpu, step_factor=factor)
+    factor = None if on_cpu else _gpu_step_factor(config, prepared, shapes[-1])
+    peaks = phase_peaks(held, gpu_step_factor=factor)
     _, steps = count_steps(prepared.train.items, config)
     return Estimate(
         peak_bytes=max(peaks.values()),

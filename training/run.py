@@ -101,6 +101,9 @@ def _explain(error: Exception) -> dict[str, str | None]:
         return {"code": error.code, "detail": f"{place}: {error.detail}", "hint": error.hint}
     if isinstance(error, TrainingError | ModelsError):
         return {"code": error.code, "detail": error.detail, "hint": error.hint}
+    if isinstance(error, torch.OutOfMemoryError):
+        hint = "use batch_size 1, a smaller encoder, or resolution mode crop"
+        return {"code": "out_of_memory", "detail": str(error), "hint": hint}
     return {"code": "norm_refused", "detail": str(error), "hint": "see docs/norm.md"}
 
 

@@ -19,6 +19,8 @@ def write_page(results: Path, page: Path) -> None:
     ]
     if "runs" in content:
         parts.append(_runs(content["runs"]))
+    if "steps" in content:
+        parts.append(_steps(content["steps"]))
     if "ladder" in content:
         parts.append(_ladder(content["ladder"]))
     page.write_text("\n".join(parts), encoding="utf-8")
@@ -32,18 +34,7 @@ def error(row: dict[str, Any]) -> float:
 
 def _runs(table: dict[str, Any]) -> str:
     rows = table["rows"]
-    lines = [
-        f"| {row['name']} | {row['frame']} | {_gib(row['estimated_bytes'])} | "
-        f"{_gib(row['measured_bytes'])} | {error(row):+.0%} | {_phase(row)} |"
-        for row in rows
-    ]
-    off = [row["name"] for row in rows if abs(error(row)) > WANTED]
-    verdict = (
-        f"All {len(rows)} are within {WANTED:.0%}."
-        if not off
-        else f"**{len(off)} of {len(rows)} are off by more than {WANTED:.0%}: {'; '.join(off)}.**"
-    )
-    largest = max((abs(error(row)) for row in rows), default=0.0)
+    lines = [f"{_row(row)} {_phase(row)} |" for row in rows]
     return (
         "## Whole runs\n\n"
         "Each is a program of its own (`python -m training`) that prepares, makes two steps, saves "
@@ -51,9 +42,34 @@ def _runs(table: dict[str, Any]) -> str:
         "step. Measured: the peak of its resident set on a CPU (what Python and its libraries hold "
         f"included), of allocated memory on a GPU. {_machine(table)}\n\n"
         "| run | frames | estimated, GiB | measured, GiB | error | peak expected in |\n"
-        "|---|---|---|---|---|---|\n" + "\n".join(lines) + f"\n\n{verdict} The largest error is "
-        f"{largest:.0%}.\n"
+        "|---|---|---|---|---|---|\n" + "\n".join(lines) + f"\n\n{_verdict(rows)}\n"
     )
+
+
+def _steps(table: dict[str, Any]) -> str:
+    lines = [_row(row) for row in table["rows"]]
+    return (
+        "## Training steps\n\n"
+        "Two steps of each configuration on its largest batch, in a process of its own; "
+        f"numbers as above, without what a run does beside its steps. {_machine(table)}\n\n"
+        "| steps | frames | estimated, GiB | measured, GiB | error |\n"
+        "|---|---|---|---|---|\n" + "\n".join(lines) + f"\n\n{_verdict(table['rows'])}\n"
+    )
+
+
+def _row(row: dict[str, Any]) -> str:
+    return (
+        f"| {row['name']} | {row['frame']} | {_gib(row['estimated_bytes'])} | "
+        f"{_gib(row['measured_bytes'])} | {error(row):+.0%} |"
+    )
+
+
+def _verdict(rows: list[dict[str, Any]]) -> str:
+    off = [row["name"] for row in rows if abs(error(row)) > WANTED]
+    largest = max((abs(error(row)) for row in rows), default=0.0)
+    if off:
+        return f"**{len(off)} of {len(rows)} are off by more than {WANTED:.0%}: {'; '.join(off)}.**"
+    return f"All {len(rows)} are within {WANTED:.0%}; the largest error is {largest:.0%}."
 
 
 def _ladder(table: dict[str, Any]) -> str:
@@ -80,7 +96,8 @@ def _ladder(table: dict[str, Any]) -> str:
         "U-Net, ResNet-18, batch normalization, one step a cell in a program of its own, after dry "
         "steps at small sizes. Times are of a shared machine and of single steps: read the ratio, "
         "which is to `batch 1` and to `batch 2, accumulation`. Cells that are estimated above what "
-        f"one program may take here are not measured. {_machine(table)}\n\n"
+        "one program may take here, or that took longer than the machine was ours, are not "
+        f"measured. {_machine(table)}\n\n"
         "| cell | estimated, GiB | measured, GiB | error | seconds | ratio |\n"
         "|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n"
     )

@@ -24,29 +24,29 @@ def _fpn(encoder: str) -> dict[str, Any]:
 
 # Frame size and what differs from a job's defaults.
 RUNS: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
-    "unet resnet18, auto, batch 2": ((640, 512), {"model": UNET18}),
+    "unet resnet18, auto, batch 2": ((512, 384), {"model": UNET18}),
     "unet resnet18, cbn, batch 1": (
-        (640, 512),
+        (512, 384),
         {"model": UNET18, "norm": {"kind": "cbn"}, "batch_size": 1},
     ),
     "unet resnet18, bn, batch 2, checkpointing": (
-        (640, 512),
+        (512, 384),
         {"model": UNET18, "memory": CHECKPOINTED},
     ),
     "unet resnet18, cbn, batch 1, checkpointing": (
-        (640, 512),
+        (512, 384),
         {"model": UNET18, "norm": {"kind": "cbn"}, "batch_size": 1, "memory": CHECKPOINTED},
     ),
     "unet resnet18, bn, batch 2, bfloat16": (
-        (640, 512),
+        (512, 384),
         {"model": UNET18, "precision": "bfloat16"},
     ),
     "unet resnet18, bn, 2 x batch 1 accumulated": (
-        (640, 512),
+        (512, 384),
         {"model": UNET18, "batch_size": 1, "accumulation_steps": 2},
     ),
     "unet resnet18, bn, batch 4, windows of 256 px": (
-        (640, 512),
+        (512, 384),
         {
             "model": UNET18,
             "batch_size": 4,
@@ -54,27 +54,27 @@ RUNS: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
         },
     ),
     "unet resnet34, gn, batch 1": (
-        (640, 512),
+        (512, 384),
         {"model": _unet("resnet34"), "norm": {"kind": "gn"}, "batch_size": 1},
     ),
     "unet mobilenet_v2, brn, batch 2": (
-        (640, 512),
+        (512, 384),
         {"model": _unet("mobilenet_v2"), "norm": {"kind": "brn"}},
     ),
     "unet efficientnet_b0, bn, batch 1, moving average": (
-        (640, 512),
+        (512, 384),
         {"model": _unet("efficientnet_b0"), "norm": {"kind": "bn"}, "batch_size": 1, "ema": {}},
     ),
     "fpn resnet50, frozen, batch 1": (
-        (640, 512),
+        (512, 384),
         {"model": _fpn("resnet50"), "norm": {"kind": "frozen"}, "batch_size": 1},
     ),
     "fpn mobilenet_v3_small, bn, batch 2": (
-        (640, 512),
+        (512, 384),
         {"model": _fpn("mobilenet_v3_small")},
     ),
     "unet mobilenet_v3_small, cbn exponential, batch 1": (
-        (640, 512),
+        (512, 384),
         {
             "model": _unet("mobilenet_v3_small"),
             "norm": {"kind": "cbn", "history": "exponential"},
@@ -82,11 +82,11 @@ RUNS: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
         },
     ),
     "unet resnet18, bn, batch 1, larger frames": (
-        (1024, 896),
+        (896, 768),
         {"model": UNET18, "norm": {"kind": "bn"}, "batch_size": 1},
     ),
     "unet resnet18, bn, batch 2, larger frames, checkpointing": (
-        (1024, 896),
+        (896, 768),
         {"model": UNET18, "memory": CHECKPOINTED},
     ),
 }

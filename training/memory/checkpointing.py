@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
@@ -167,11 +167,11 @@ def _again_in_backward(module: nn.Module) -> Callable[..., Any]:
 
 @contextmanager
 def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
-    """Let torch's own batch norms normalize as in training and move no running statistics.
+    """Let torch's own norms, and what is made of them, move no running statistics of theirs.
 
     Our own know by themselves when they are computed again (``norm/recomputation.py``).
     """
-    layers = [layer for layer in module.modules() if type(layer).forward is _BatchNorm.forward]
+    layers = [layer for layer in module.modules() if isinstance(layer, _NormBase)]
     own = [dict(layer.named_buffers(recurse=False)) for layer in layers]
     for layer, buffers in zip(layers, own, strict=True):
         for name, buffer in buffers.items():

@@ -98,15 +98,8 @@ def step_seconds(config: RunConfig, prepared: Prepared, shapes: list[BatchShape]
     with torch.random.fork_rng(devices):
         dry = replace(prepared, network=copy.deepcopy(prepared.network).train())
         optimizer = build_optimizer(dry.network, config.optimizer)
-        seconds = []
-        for shape in [shapes[0], *shapes]:
-            batch = _batch(prepared, shape)
-            begin_s = time.perf_counter()
-            # The first one loads libraries and is not counted.
-            _go(config, dry, batch, optimizer)
-            if devices:
-                torch.cuda.synchronize(prepared.device)
-            seconds.append(time.perf_counter() - begin_s)
+        # The first one loads libraries and is not counted.
+        seconds = [one_step(config, dry, shape, optimizer) for shape in [shapes[0], *shapes]]
     # A step of many micro-batches takes as long as so many of them.
     made = min(config.accumulation_steps, 2)
     return [config.accumulation_steps * passed / made for passed in seconds[1:]]
@@ -117,9 +110,17 @@ def one_step(
     prepared: Prepared,
     shape: BatchShape,
     optimizer: torch.optim.Optimizer,
-) -> None:
-    """Make one real step of the run on noise of a size; the network's weights move."""
-    _go(config, prepared, _batch(prepared, shape), optimizer)
+) -> float:
+    """Make one real step of the run on noise of a size and return its seconds.
+
+    Side effects: the network's weights move.
+    """
+    batch = _batch(prepared, shape)
+    begin_s = time.perf_counter()
+    _go(config, prepared, batch, optimizer)
+    if prepared.device.type == "cuda":
+        torch.cuda.synchronize(prepared.device)
+    return time.perf_counter() - begin_s
 
 
 def _go(

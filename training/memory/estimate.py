@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Measured by ``python -m benchmarks.preflight``: the resident set of a step on a CPU is above the
-# tensors it holds by what kernels pack and scatter for themselves and the allocator keeps back.
-CPU_STEP_FACTOR = 1.2
+# tensors it holds. Blocks below 32 MB lie on glibc's heap and leave holes there; larger ones are
+# mapped and given back, so that the surplus does not grow with the frames for ever. And what
+# kernels keep for themselves does not depend on the frames at all.
+CPU_STEP_SHARE = 0.2
+CPU_STEP_MOST_BYTES = 300_000_000
 CPU_STEP_BYTES = 60_000_000
 # A look at a whole frame on a CPU, beside the network's own tensors, in bytes a pixel and class:
 # the map of probabilities, its histogram's bins and what counting them copies.
@@ -69,28 +72,30 @@ class Estimate:
         }
 
 
-def phase_peaks(held: Holdings, *, on_cpu: bool, step_factor: float) -> dict[str, int]:
+def phase_peaks(held: Holdings, *, gpu_step_factor: float | None) -> dict[str, int]:
     """Return the peak of each phase in bytes.
 
     Args:
         held: What was counted.
-        on_cpu: The process's resident set is meant, else the memory of a GPU.
-        step_factor: What a step takes in all, as a multiple of the tensors it is seen to hold.
+        gpu_step_factor: What a step takes of the GPU in all, as a multiple of the tensors it is
+            seen to hold; None means the resident set of a process on a CPU.
     """
     base = held.process - held.network
-    beside = held.loading + held.best_weights if on_cpu else 0
     working = held.step_peak - held.kept
-    constant = CPU_STEP_BYTES if on_cpu else 0
-    peaks = {
-        "training_step": base + beside + held.kept + int(step_factor * working) + constant,
+    if gpu_step_factor is not None:
+        return {
+            "training_step": base + held.kept + int(gpu_step_factor * working),
+            "whole_frame": base + held.kept + held.network + held.look_peak,
+        }
+    base += held.loading + held.best_weights
+    surplus = CPU_STEP_BYTES + min(int(CPU_STEP_SHARE * working), CPU_STEP_MOST_BYTES)
+    return {
+        "training_step": base + held.kept + working + surplus,
         # The frozen model is a second network.
-        "whole_frame": base + beside + held.kept + held.network + held.look_peak,
-    }
-    if on_cpu:
+        "whole_frame": base + held.kept + held.network + held.look_peak,
         # A checkpoint holds no gradients, which are as large as the best weights.
-        stored = held.kept
-        peaks["checkpoint"] = base + beside + held.kept + int(CHECKPOINT_FACTOR * stored)
-    return peaks
+        "checkpoint": base + held.kept + int(CHECKPOINT_FACTOR * held.kept),
+    }
 
 
 def step_time(

@@ -1,6 +1,7 @@
 """What a run may take and what it gave up for it: decided once, kept in the run's directory."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,10 +15,13 @@ from training.events import EventLog
 from training.memory.estimate import Estimate
 from training.memory.ladder import CONSEQUENCES, next_rung, take_rung
 from training.memory.limits import MemoryLimit, forget_peak, memory_limit, peak_bytes
+from training.memory.shortage import is_out_of_memory
 from training.memory.step_in_flight import take_trace
 from training.preflight import estimate_run, largest_frame
 from training.preparation import Prepared, prepare
 from training.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
 
 # An estimate is off by some percent (docs/benchmarks/preflight.md), and other programs take memory
 # after it was made.
@@ -91,6 +95,9 @@ def plan_memory(config: RunConfig, prepare_run: Prepare) -> Outcome:
     prepared = prepare_run(config)
     frame = frame_seen(config, prepared)
     limit = memory_limit(prepared.device, config.memory.limit_bytes)
+    if prepared.device.type == "cpu" and config.devices > 1:
+        source = f"{limit.source}, shared by {config.devices} processes"
+        limit = MemoryLimit(limit.limit_bytes // config.devices, source)
     estimate = estimate_run(config, prepared)
     taken: list[StepDown] = []
     useless: list[Rung] = []
@@ -149,11 +156,17 @@ class MemoryPlan:
         Raises:
             OutOfMemory: It does not fit, whatever the ladder allows to give up.
         """
-        if "estimate" in self.content:
+        if "frame" in self.content:
             return prepare_run(self.config)
         if self.config.model.task == "detection":
             return self._admit_unestimated(prepare_run)
-        outcome = plan_memory(self.config, prepare_run)
+        try:
+            outcome = plan_memory(self.config, prepare_run)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            if is_out_of_memory(error):
+                raise
+            logger.exception("the estimate failed")
+            return self._admit_uncounted(prepare_run, error)
         self.content = {"frame": list(outcome.frame), **outcome.as_dict()}
         self._events.write("preflight", **outcome.as_dict())
         for rung in outcome.taken:
@@ -184,13 +197,29 @@ class MemoryPlan:
         self._save()
         return prepared
 
+    def _admit_uncounted(self, prepare_run: Prepare, error: Exception) -> Prepared:
+        """Let a run begin whose step goes through code that needs values, such as a distance map.
+
+        It can still step down when memory runs out.
+        """
+        prepared = prepare_run(self.config)
+        self.content = {"frame": list(frame_seen(self.config, prepared)), "rungs": []}
+        self._save()
+        self._events.warning(
+            "preflight_not_possible",
+            f"the run's memory could not be estimated ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200] if str(error) else 'no message'}); it goes on",
+        )
+        return prepared
+
     def step_down(self, because: str, step: int) -> None:
         """Take the next rung, since memory ran out or is assumed to have.
 
         Raises:
             OutOfMemory: The ladder has no rung left.
         """
-        found = next_rung(self.config, self._frame())
+        # Memory that runs out before the frames were looked at is no matter of a step.
+        found = next_rung(self.config, self._frame()) if "frame" in self.content else None
         if found is None:
             raise OutOfMemory(
                 "out_of_memory", f"{because}, and there is nothing left to give up", hint=_HINT
@@ -208,16 +237,15 @@ class MemoryPlan:
         """Return what was estimated, what was given up and what was measured."""
         measured = peak_bytes(prepared.device)
         kept = ("fits", "estimate", "limit", "headroom", "rungs", "rungs_without_effect")
-        report = {name: self.content[name] for name in kept}
-        ratio = None
-        if measured and report["estimate"]:
-            ratio = round(report["estimate"]["peak_bytes"] / measured, 3)
+        report = {name: self.content[name] for name in kept if name in self.content}
+        estimate = report.get("estimate")
+        ratio = round(estimate["peak_bytes"] / measured, 3) if measured and estimate else None
         return {**report, "measured_peak_bytes": measured, "estimated_to_measured": ratio}
 
     def _judge_predecessor(self) -> None:
         """Step down if the program before this one seems to have died of a lack of memory."""
         trace = take_trace(self._run.step_in_flight)
-        if trace is None or "estimate" not in self.content:
+        if trace is None or "frame" not in self.content:
             return
         if trace.killed_for_memory_since():
             self.step_down(

@@ -14,8 +14,8 @@ import pytest
 from data import Manifest, SplitSpec, assign_splits, import_folder
 from data.synthetic import write_dataset
 from training.events import read_events
-from training.memory.limits import boot_id, kernel_memory_kills
 from training.exit_status import EXIT_FAILED
+from training.memory.limits import boot_id, kernel_memory_kills
 from training.run import execute
 from training.run_directory import RunDirectory
 

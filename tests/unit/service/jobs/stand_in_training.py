@@ -2,7 +2,8 @@
 
 ``python stand_in_training.py BUNDLE PLAN RUN_DIR``: each attempt does the next word of the plan,
 the last one for ever: ``finish``, ``fail``, ``wait`` for a cancel request, ``die`` at once,
-``save`` a checkpoint and then die, or say it is finished and leave nothing (``empty``).
+``estimate`` and finish without a model, ``save`` a checkpoint or ``shrink`` to less memory and then
+die, or say it is finished and leave nothing (``empty``).
 """
 
 import fcntl
@@ -48,6 +49,8 @@ match plan[min(attempt, len(plan) - 1)]:
         say("finished", bundle="bundle", report="report.json")
     case "empty":
         say("finished", bundle="bundle", report="report.json")
+    case "estimate":
+        say("finished", bundle=None, report="report.json")
     case "fail":
         say("failed", code="out_of_memory", detail="the device has no memory", hint="use crops")
     case "wait":
@@ -56,6 +59,9 @@ match plan[min(attempt, len(plan) - 1)]:
         say("cancelled")
     case "save":
         say("checkpoint", step=attempt + 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    case "shrink":
+        say("memory_step_down", rung="accumulation", step=0)
         os.kill(os.getpid(), signal.SIGKILL)
     case "die":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,5 +1,6 @@
 """``/jobs`` over HTTP: queue, look, stop, go on; each refusal says what to do."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def test_a_waiting_job_cannot_be_resumed(client: TestClient, version_id: str) ->
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/events", "/metrics", "/logs", "/training-frames", "/report"]
+    "path", ["", "/events", "/metrics", "/logs", "/training-frames", "/report", "/preflight"]
 )
 def test_an_unknown_job_is_not_found(client: TestClient, path: str) -> None:
     assert client.get(f"/jobs/job_nowhere{path}").status_code == 404
@@ -165,6 +166,36 @@ def test_what_training_sees_is_a_picture_once_it_was_drawn(
     sheet.write_bytes(b"picture")
     found = client.get(f"/jobs/{job_id}/training-frames")
     assert (found.headers["content-type"], found.content) == ("image/png", b"picture")
+
+
+def test_preflight_is_told_with_every_step_down_since(
+    client: TestClient, storage: Storage, engine: Engine, version_id: str
+) -> None:
+    job_id = queued(client, version_id)["id"]
+    missing = client.get(f"/jobs/{job_id}/preflight")
+    assert (missing.status_code, missing.json()["code"]) == (404, "preflight_not_made")
+    rung = {"rung": "accumulation", "because": "memory ran out", "consequence": "…", "step": 4}
+    preflight = {
+        "fits": True,
+        "estimate": {
+            "peak_bytes": 5,
+            "phase_bytes": {"training_step": 5},
+            "step_s": [1.0, 2.0],
+            "training_s": [10.0, 20.0],
+            "steps": 10,
+        },
+        "limit": {"limit_bytes": 9, "source": "memory.limit_bytes"},
+        "headroom": 1.1,
+        "rungs": [],
+        "rungs_without_effect": [],
+    }
+    events = [{"kind": "preflight", **preflight}, {"kind": "memory_step_down", **rung}]
+    run_dir = run_of(storage, engine, job_id, "running")
+    (run_dir / "events.jsonl").write_text(
+        "".join(json.dumps({"seq": seq, **event}) + "\n" for seq, event in enumerate(events, 1))
+    )
+    told = client.get(f"/jobs/{job_id}/preflight").json()
+    assert told == {**preflight, "rungs": [{**rung, "time": None}]}
 
 
 def test_a_report_is_json_for_programs_and_a_page_for_people(

@@ -59,6 +59,12 @@ def test_every_field_of_a_job_reaches_the_run() -> None:
         "checkpoint_every_s": 5.0,
         "loss": {"kind": "focal", "alpha": 0.4, "gamma": 1.0, "dice_weight": 0.5},
         "accumulation_steps": 4,
+        "memory": {
+            "limit_bytes": 5_000_000_000,
+            "ladder": ["crops"],
+            "activation_checkpointing": True,
+        },
+        "dry_run": True,
         "ema": {"decay": 0.9},
         "devices": 2,
         "recalibration": {"max_frames": 8, "max_cost": 0.5},

@@ -95,6 +95,19 @@ def test_a_run_that_finished_without_a_bundle_fails_its_job(
     assert job.model_id is None
 
 
+def test_a_dry_run_succeeds_without_a_model(jobs: Jobs, new_worker: MakeWorker) -> None:
+    job = reach(new_worker("estimate"), jobs, jobs.create(), JobStatus.SUCCEEDED)
+    assert job.model_id is None
+    assert job.error is None
+
+
+def test_a_run_that_stepped_down_to_less_memory_before_it_died_is_started_again(
+    jobs: Jobs, new_worker: MakeWorker
+) -> None:
+    worker, job_id = new_worker("die", "shrink", "die", "shrink", "die", "finish"), jobs.create()
+    assert reach(worker, jobs, job_id, JobStatus.SUCCEEDED).attempts == 6
+
+
 def test_a_failed_run_tells_its_reason_in_the_job(jobs: Jobs, new_worker: MakeWorker) -> None:
     job = reach(new_worker("fail"), jobs, jobs.create(), JobStatus.FAILED)
     assert job.error == {

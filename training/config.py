@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data import AugmentationSpec, CacheSpec, SamplingSpec
+from models.certificate import EscapeConstraint
 from models.loss_spec import CrossEntropyDice, LossSpec
 from models.spec import ModelSpec, NormSpec
 from training.errors import ConfigError
@@ -186,6 +187,18 @@ class EmaSection(_Section):
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.998
 
 
+class EscapeSection(_Section):
+    """A bound on escapes that the operating point must prove, class by class.
+
+    Attributes:
+        max_rate: Share of the defective parts of a class that may be called OK.
+        confidence: Of the proof.
+    """
+
+    max_rate: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
 class RunConfig(_Section):
     """Everything that decides what a run computes, see ``docs/training.md``.
 
@@ -194,6 +207,8 @@ class RunConfig(_Section):
         accumulation_steps: Batches of one optimizer step, run one after the other, so that a device
             that holds one frame learns from several a step.
         devices: Processes that share a step, each on a GPU of its own, or on the CPU.
+        escape: What the operating point must prove on calibration frames; None chooses it by pixel
+            Dice and by the defects found.
     """
 
     format_version: Literal[1] = 1
@@ -219,6 +234,7 @@ class RunConfig(_Section):
     weights: StartWeights | None = None
     memory: MemorySection = MemorySection()
     dry_run: bool = False
+    escape: EscapeSection | None = None
 
     @model_validator(mode="after")
     def _check_detector(self) -> Self:
@@ -231,6 +247,8 @@ class RunConfig(_Section):
             )
         if self.dry_run:
             raise ValueError("a detector's memory is not estimated; leave dry_run out")
+        if self.escape is not None:
+            raise ValueError("no bound on escapes is proven for a detector; leave escape out")
         if self.devices > 1:
             raise ValueError("a detector is trained on one device; leave devices out")
         if self.loss != CrossEntropyDice():
@@ -239,6 +257,13 @@ class RunConfig(_Section):
                 "its own; leave loss out"
             )
         return self
+
+    @property
+    def escape_constraint(self) -> EscapeConstraint | None:
+        """``escape`` as the certificate takes it."""
+        if self.escape is None:
+            return None
+        return EscapeConstraint(self.escape.max_rate, self.escape.confidence)
 
     @property
     def images_per_step(self) -> int:

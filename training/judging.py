@@ -10,8 +10,10 @@ import numpy as np
 
 from data import Frame, FrameDataset
 from models import Bundle, FrozenDetector, FrozenModel, OperatingPoint
+from models.certificate import EscapeConstraint
 from norm import FoldReport
 from training.baselines import trivial_baselines
+from training.certified_point import certified_point
 from training.detection import EvalDetector
 from training.detection_evaluation import (
     choose_box_thresholds,
@@ -55,9 +57,15 @@ class Judged:
 
 
 def judge_segmentation(
-    prepared: Prepared, bundle: Bundle, tolerance: float, gallery: Path
+    prepared: Prepared,
+    bundle: Bundle,
+    tolerance: float,
+    gallery: Path,
+    constraint: EscapeConstraint | None = None,
 ) -> Judged:
     """Freeze a segmentation bundle, choose its operating point and judge it once.
+
+    With a constraint the point is one that proves it, see `training.certified_point`.
 
     Side effects: the worst findings are drawn into the folder ``gallery``.
 
@@ -67,7 +75,11 @@ def judge_segmentation(
     classes = prepared.manifest.classes
     frozen = FrozenModel(bundle, str(prepared.device))
     parity = _segmentation_parity(prepared, frozen, tolerance)
-    point = choose_operating_point(frozen, _frames_of(prepared.calibration), classes)
+    calibration = _frames_of(prepared.calibration)
+    point = choose_operating_point(frozen, calibration, classes)
+    if constraint is not None:
+        parts = parts_of(prepared.calibration)
+        point = certified_point(frozen, calibration, point, parts, constraint)
     timed = TimedModel(frozen)
     recorder = OutcomeRecorder(classes, point, prepared.test.items)
     judgement = judge(
@@ -97,6 +109,7 @@ def judge_detector(
     bundle: Bundle,
     tolerance: float,
     gallery: Path,  # noqa: ARG001 - pictures of boxes are not drawn yet.
+    constraint: EscapeConstraint | None = None,
 ) -> Judged:
     """Freeze a detection bundle, choose its operating point and judge it once.
 
@@ -106,6 +119,7 @@ def judge_detector(
     """
     classes, detection = prepared.manifest.classes, prepared.model.detection
     assert detection is not None
+    assert constraint is None  # The configuration refuses it.
     limit = detection.max_detections
     frozen = FrozenDetector(bundle, str(prepared.device))
     parity = _detection_parity(prepared, frozen, tolerance)

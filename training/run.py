@@ -43,7 +43,7 @@ from training.progress import Progress
 from training.ranks import Ranks
 from training.recalibration import recalibrate_if_better
 from training.report.page import write_page
-from training.report.wording import statements, unsupported_figures
+from training.report.wording import statements, unproven_escapes, unsupported_figures
 from training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -228,10 +228,9 @@ def _finish(
     network.load_state_dict(loop.state.best_weights)
     bundle = Bundle(info=info, network=network.eval())
     judge = judge_detector if prepared.model.task == "detection" else judge_segmentation
-    judged = judge(prepared, bundle, PARITY_TOLERANCE[prepared.device.type], run.gallery)
-    for name, chosen in judged.point.classes.items():
-        if chosen.basis == "default":
-            events.warning("threshold_not_supported", f"{name}: {chosen.reason}")
+    tolerance = PARITY_TOLERANCE[prepared.device.type]
+    judged = judge(prepared, bundle, tolerance, run.gallery, config.escape_constraint)
+    _tell_point(judged.point, events)
     if judged.outcomes is not None:
         write_outcomes(run.test_frames, judged.outcomes)
     metrics = judged.metrics
@@ -274,6 +273,15 @@ def _finish(
         "measurements": vars(prepared.measurements),
         "machine": _machine(prepared),
     }
+
+
+def _tell_point(point: OperatingPoint, events: EventLog) -> None:
+    """Warn of thresholds that calibration frames could not support, or not as was asked."""
+    for name, chosen in point.classes.items():
+        if chosen.basis == "default":
+            events.warning("threshold_not_supported", f"{name}: {chosen.reason}")
+    for sentence in unproven_escapes(point):
+        events.warning("escape_not_proven", sentence)
 
 
 def _has_resumed(run: RunDirectory) -> bool:

@@ -173,6 +173,18 @@ class Memory(_Spec):
     activation_checkpointing: bool = False
 
 
+class Escape(_Spec):
+    """A bound on escapes that the operating point must prove, class by class.
+
+    Attributes:
+        max_rate: Share of the defective parts of a class that may be called OK.
+        confidence: Of the proof.
+    """
+
+    max_rate: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+
 class JobSpec(_Spec):
     """A training job on a frozen data-set version; what is left out takes its default.
 
@@ -186,6 +198,7 @@ class JobSpec(_Spec):
         recalibration: Null ships the statistics of training.
         ema: Null ships the weights as a step left them.
         devices: Processes that share a step, each on a GPU of its own, or on the CPU.
+        escape: What the operating point must prove; null chooses it by the defects found.
     """
 
     model_config = ConfigDict(
@@ -226,6 +239,7 @@ class JobSpec(_Spec):
     weights: StartWeights | None = None
     memory: Memory = Memory()
     dry_run: bool = False
+    escape: Escape | None = None
 
     @model_validator(mode="after")
     def _check_detector(self) -> Self:
@@ -238,6 +252,8 @@ class JobSpec(_Spec):
             )
         if self.dry_run:
             raise ValueError("a detector's memory is not estimated; leave dry_run out")
+        if self.escape is not None:
+            raise ValueError("no bound on escapes is proven for a detector; leave escape out")
         if self.devices > 1:
             raise ValueError("a detector is trained on one device; leave devices out")
         if self.loss != CrossEntropyDice():

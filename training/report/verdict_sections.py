@@ -5,7 +5,7 @@ from typing import Any
 from training.report.axes import Axis
 from training.report.blocks import Plot, Plots, RunRecord, Section, Sentences, Table
 from training.report.plots import Series, draw_plot
-from training.report.wording import caveats, say_rate
+from training.report.wording import caveats, say_certificate, say_rate
 
 _CALIBRATED = (
     "On the calibration frames alone, which also chose the epoch that was kept, and neither taught "
@@ -16,6 +16,13 @@ _RULES = {
     "a region of the highest F1 of defects found.",
     "detection": _CALIBRATED + "the score of the highest F1 of defects found.",
 }
+
+
+_CERTIFIED = (
+    "Of the thresholds that prove the bound, calibration chose the one that rejects the fewest "
+    "good parts; the bound holds all the same, for parts drawn like those of calibration. A class "
+    "that is proven has the threshold of its proof in place of that of the highest Dice."
+)
 
 
 def reservations(run: RunRecord) -> Section | None:
@@ -123,10 +130,18 @@ def thresholds(run: RunRecord) -> Section | None:
     ]
     rule = _RULES.get(run.report.get("task", ""), _RULES["segmentation"])
     table = Table(("class", "threshold", "least area", "basis", "evidence"), rows)
-    return Section("How thresholds were chosen", [Sentences([rule]), table])
+    told = [
+        say_certificate(name, chosen["evidence"]["certificate"])
+        for name, chosen in point["classes"].items()
+        if "certificate" in chosen["evidence"]
+    ]
+    if told:
+        told.append(_CERTIFIED)
+    return Section("How thresholds were chosen", [Sentences([rule, *told]), table])
 
 
 def _evidence(evidence: dict[str, Any]) -> str:
+    evidence = {name: value for name, value in evidence.items() if name != "certificate"}
     if not {"labelled", "found", "false", "frames"} <= evidence.keys():
         return ", ".join(f"{name} {value}" for name, value in evidence.items())
     counts = (

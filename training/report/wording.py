@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from models import OperatingPoint
 from training.metrics import exact_interval
 
 Rate = Mapping[str, Any]
@@ -75,6 +76,38 @@ def unsupported_figures(metrics: Mapping[str, Any]) -> list[str]:
             if region["recall"]["n"] == 0
         ]
     return lacking
+
+
+def say_certificate(name: str, certificate: Mapping[str, Any]) -> str:
+    """Return what calibration parts prove of a class's escape rate, in a sentence."""
+    asked = (
+        f"at most {percent(certificate['max_escape'])} of the parts with {name!r} called OK, with "
+        f"{percent(certificate['confidence'])} confidence"
+    )
+    n = certificate["defective_parts"]
+    if certificate["is_proven"]:
+        return (
+            f"Proven on {n} calibration parts: {asked}. {certificate['escapes']} of them lie below "
+            f"the threshold; the bound is {percent(certificate['bound'])}. "
+            f"{certificate['false_alarms']} of {certificate['good_parts']} good parts are rejected."
+        )
+    return (
+        f"Not proven: {asked}. {n} calibration parts show it, which can't prove less than "
+        f"{percent(certificate['bound'])}; {certificate['missing_parts']} more of which none is "
+        "missed would. The threshold is the one of highest Dice."
+    )
+
+
+def unproven_escapes(point: OperatingPoint) -> list[str]:
+    """Return a sentence for each class whose asked bound on escapes could not be proven."""
+    certificates = {
+        name: chosen.evidence.get("certificate") for name, chosen in point.classes.items()
+    }
+    return [
+        say_certificate(name, found)
+        for name, found in certificates.items()
+        if found is not None and not found["is_proven"]
+    ]
 
 
 def caveats(report: Mapping[str, Any]) -> list[str]:

@@ -258,6 +258,7 @@ def test_the_report_tells_what_was_trained_and_on_what_it_rests(
         tmp_path / "run",
         frames,
         resolution={"mode": "crop", "height_px": 96, "width_px": 96, "defect_rate": 0.7},
+        escape={"max_rate": 0.01},
     )
     assert finish(run) == 0
     report = json.loads(run.report.read_text())
@@ -279,6 +280,16 @@ def test_the_report_tells_what_was_trained_and_on_what_it_rests(
     pictures = {entry["picture"] for entry in report["evaluation"]["gallery"]}
     assert {path.name for path in run.gallery.glob("*.webp")} == pictures
     page = run.page.read_text()
+    # So few calibration parts prove no escape rate of one percent, and all places say so.
+    shown = [
+        name
+        for name, chosen in report["operating_point"]["classes"].items()
+        if "certificate" in chosen["evidence"]
+    ]
+    assert shown
+    warned = [e for e in read_events(run.events) if e.get("code") == "escape_not_proven"]
+    assert len(warned) == len(shown)
+    assert page.count("Not proven: at most") >= len(shown)
     assert page.count("data:image/webp") == len(pictures) > 0
     assert report["dataset"]["digest"] in page
     for curve in ("Loss", "Calibration Dice", "Learning rate", "Gradient norm before clipping"):

@@ -70,7 +70,7 @@ def step_bytes(config: RunConfig, prepared: Prepared, shape: BatchShape) -> Step
         with LiveBytes() as live, SmallForUnknown():
             live.watch(_kept_tensors(dry.network, optimizer))
             kept_bytes = live.live_bytes
-            live.watch((batch.images, batch.targets, batch.valid))
+            live.watch(part for part in vars(batch).values() if part is not None)
             _go(config, dry, batch, optimizer)
     return StepBytes(kept_bytes, live.peak_bytes)
 
@@ -158,6 +158,9 @@ def _batch(prepared: Prepared, shape: BatchShape) -> Batch:
         images.contiguous(memory_format=torch.channels_last),
         torch.zeros(frames, classes, height, width, dtype=torch.uint8),
         torch.ones(frames, 1, height, width, dtype=torch.bool),
+        None
+        if prepared.loss.reach_px is None
+        else torch.zeros(frames, classes, height, width, dtype=torch.float16),
     )
 
 

@@ -160,7 +160,7 @@ class MemoryPlan:
             return prepare_run(self.config)
         try:
             outcome = plan_memory(self.config, prepare_run)
-        except (RuntimeError, TypeError, AttributeError) as error:
+        except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
             if is_out_of_memory(error):
                 raise
             logger.exception("the estimate failed")
@@ -176,7 +176,7 @@ class MemoryPlan:
         return outcome.prepared
 
     def _admit_uncounted(self, prepare_run: Prepare, error: Exception) -> Prepared:
-        """Let a run begin whose step goes through code that needs values, such as a distance map.
+        """Let a run begin whose step can't be gone through without values.
 
         It can still step down when memory runs out.
         """

@@ -52,8 +52,8 @@ def _steps(table: dict[str, Any]) -> str:
     return (
         "## Training steps\n\n"
         "Two steps of each configuration on its largest batch, in a process of its own, without "
-        "what a run does beside its steps. What Python and its libraries hold is in both numbers, and "
-        f"with small frames is the larger part of them. {_machine(table)}\n\n"
+        "what a run does beside its steps. What Python and its libraries hold is in both numbers, "
+        f"and with small frames is the larger part of them. {_machine(table)}\n\n"
         "| steps | frames | estimated, GiB | measured, GiB | error |\n"
         "|---|---|---|---|---|\n" + "\n".join(lines) + f"\n\n{_verdict(table['rows'])}\n"
     )

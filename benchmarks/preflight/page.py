@@ -14,7 +14,8 @@ def write_page(results: Path, page: Path) -> None:
     parts = [
         (
             "# Preflight against measured peaks\n\n"
-            "Written by `python -m benchmarks.preflight runs` and `... ladder`; don't edit it.\n"
+            "Written by `python -m benchmarks.preflight` (`runs`, `steps`, `ladder`);"
+            " don't edit it.\n"
         )
     ]
     if "runs" in content:
@@ -50,8 +51,9 @@ def _steps(table: dict[str, Any]) -> str:
     lines = [_row(row) for row in table["rows"]]
     return (
         "## Training steps\n\n"
-        "Two steps of each configuration on its largest batch, in a process of its own; "
-        f"numbers as above, without what a run does beside its steps. {_machine(table)}\n\n"
+        "Two steps of each configuration on its largest batch, in a process of its own, without "
+        "what a run does beside its steps. What Python and its libraries hold is in both numbers, "
+        f"and with small frames is the larger part of them. {_machine(table)}\n\n"
         "| steps | frames | estimated, GiB | measured, GiB | error |\n"
         "|---|---|---|---|---|\n" + "\n".join(lines) + f"\n\n{_verdict(table['rows'])}\n"
     )
@@ -69,7 +71,7 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
     largest = max((abs(error(row)) for row in rows), default=0.0)
     if off:
         return f"**{len(off)} of {len(rows)} are off by more than {WANTED:.0%}: {'; '.join(off)}.**"
-    return f"All {len(rows)} are within {WANTED:.0%}; the largest error is {largest:.0%}."
+    return f"{len(rows)} of {len(rows)} within {WANTED:.0%}; the largest error is {largest:.0%}."
 
 
 def _ladder(table: dict[str, Any]) -> str:

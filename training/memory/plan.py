@@ -162,7 +162,7 @@ class MemoryPlan:
             return self._admit_unestimated(prepare_run)
         try:
             outcome = plan_memory(self.config, prepare_run)
-        except (RuntimeError, TypeError, AttributeError) as error:
+        except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
             if is_out_of_memory(error):
                 raise
             logger.exception("the estimate failed")
@@ -198,7 +198,7 @@ class MemoryPlan:
         return prepared
 
     def _admit_uncounted(self, prepare_run: Prepare, error: Exception) -> Prepared:
-        """Let a run begin whose step goes through code that needs values, such as a distance map.
+        """Let a run begin whose step can't be gone through without values.
 
         It can still step down when memory runs out.
         """

@@ -82,8 +82,8 @@ def test_a_run_killed_twice_ends_at_the_weights_of_an_uninterrupted_one(
     ahead = {**root, "workers": 3, "cache": {"directory": str(tmp_path / "decoded")}}
     killed = make_run(tmp_path / "killed", frames, data=ahead, **sampled)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # The fourth step has run one of its two batches.
-    command = [sys.executable, "-c", DIES_LEARNING, str(killed.path), "8"]
+    # The fourth step has run one of its two batches, and preflight ran eight before the first.
+    command = [sys.executable, "-c", DIES_LEARNING, str(killed.path), "16"]
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
     process = start(killed)
     wait_for_step(killed, 13)

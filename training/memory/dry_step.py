@@ -65,7 +65,7 @@ def step_bytes(config: RunConfig, prepared: Prepared, shape: BatchShape) -> Step
     counted by what they return: what one allocates and frees within itself is not.
     """
     with _dry(prepared, shape) as dry:
-        optimizer = build_optimizer(dry.network, config.optimizer)
+        optimizer = _resting_optimizer(dry.network, config)
         _fill_optimizer(dry.network, optimizer)
         batch = _batch(prepared, shape)
         with LiveBytes() as live, SmallForUnknown():
@@ -97,7 +97,7 @@ def step_seconds(config: RunConfig, prepared: Prepared, shapes: list[BatchShape]
     devices = [prepared.device] if prepared.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         dry = replace(prepared, network=copy.deepcopy(prepared.network).train())
-        optimizer = build_optimizer(dry.network, config.optimizer)
+        optimizer = _resting_optimizer(dry.network, config)
         # The first one loads libraries and is not counted.
         seconds = [one_step(config, dry, shape, optimizer) for shape in [shapes[0], *shapes]]
     # A step of many micro-batches takes as long as so many of them.
@@ -113,7 +113,7 @@ def one_step(
 ) -> float:
     """Make one real step of the run on noise of a size and return its seconds.
 
-    Side effects: the network's weights move.
+    Side effects: the network's weights move unless the optimizer's rate is zero.
     """
     batch = _batch(prepared, shape)
     begin_s = time.perf_counter()
@@ -165,6 +165,17 @@ def _batch(prepared: Prepared, shape: BatchShape) -> Batch:
         torch.ones(frames, 1, height, width, dtype=torch.bool),
         distances,
     )
+
+
+def _resting_optimizer(network: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """Return the run's optimizer at a rate of zero: it keeps what it would and moves nothing.
+
+    A rate that makes training diverge is no matter of memory.
+    """
+    optimizer = build_optimizer(network, config.optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    return optimizer
 
 
 def _fill_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:

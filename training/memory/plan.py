@@ -10,7 +10,7 @@ from typing import Any
 
 from training.batches import Size, sizes_seen
 from training.config import CropResolution, RunConfig, Rung, read_config
-from training.errors import ConfigError, OutOfMemory
+from training.errors import ConfigError, DivergedError, OutOfMemory
 from training.events import EventLog
 from training.memory.estimate import Estimate
 from training.memory.ladder import CONSEQUENCES, next_rung, take_rung
@@ -162,7 +162,7 @@ class MemoryPlan:
             return self._admit_unestimated(prepare_run)
         try:
             outcome = plan_memory(self.config, prepare_run)
-        except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
+        except (DivergedError, RuntimeError, TypeError, AttributeError, AssertionError) as error:
             if is_out_of_memory(error):
                 raise
             logger.exception("the estimate failed")

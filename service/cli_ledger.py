@@ -1,9 +1,12 @@
 """``hairline ledger verify``: prove that no entry was changed since it was written."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from service.ledger.chain import Entry
 
 app = typer.Typer(
     help="The record of predictions.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -38,11 +41,7 @@ def verify(
             last = link_of(entry)
             found = found or last.hash == head
             if entry.get("kind") == "recovered":
-                typer.echo(
-                    f"Entry {last.sequence} tells that {entry['bytes']} bytes were set aside in "
-                    f"{entry['set_aside']}: {entry['reason']}",
-                    err=True,
-                )
+                typer.echo(_set_aside(entry), err=True)
                 damaged = damaged or entry["reason"] != TORN
     except ServiceError as error:
         where = " ".join(part for part in (error.file, error.where) if part)
@@ -65,3 +64,10 @@ def verify(
     )
     if damaged:
         raise typer.Exit(1)
+
+
+def _set_aside(entry: "Entry") -> str:
+    return (
+        f"Entry {entry['sequence']} tells that {entry['bytes']} bytes were set aside in "
+        f"{entry['set_aside']}: {entry['reason']}"
+    )

@@ -20,7 +20,6 @@ from models import (
     load_weights,
     read_bundle_source,
     read_weights_file,
-    resolve_device,
 )
 from models.loss_spec import Boundary
 from norm import ConversionReport, convert_batchnorm
@@ -29,6 +28,7 @@ from training.batches import count_steps, plan_draws, plan_steps, planned_counts
 from training.config import CropResolution, RunConfig
 from training.detection import DetectionTask, DetectorLoss
 from training.detection_preparation import boxes_of, check_task, settle_detector
+from training.devices import device_of, precision_of
 from training.errors import ConfigError
 from training.evaluation import whole_frames
 from training.events import EventLog
@@ -96,47 +96,24 @@ def prepare(
     Raises:
         ConfigError: If the data can't be read or can't be trained on.
     """
-    try:
-        manifest = Manifest.read(config.data.manifest)
-    except DataError as error:
-        raise ConfigError(error.code, error.detail, hint=error.hint) from error
+    manifest = _read_manifest(config)
     check_task(manifest, config.model)
     bit_depth = _check_trainable(manifest, config)
-    device = _device_of(config, rank)
+    device = device_of(config, rank)
     train_whole = _whole_frames(manifest, config, "train", cache)
     measurements = measure(train_whole, config.resize_factor)
-    train = FrameDataset(
-        manifest,
-        config.data.root,
-        "train",
-        seed=config.seed,
-        augmentation=config.augmentation,
-        crop=_crop_of(config),
-        cache=cache,
-        boxes=boxes_of(config),
-    )
+    train = _training_frames(manifest, config, cache)
     is_detector = config.model.task == "detection"
     model = settle_detector(config, manifest, train, events) if is_detector else config.model
-    preprocessing = Preprocessing(
-        in_channels=1 if len(measurements.mean) == 1 else 3,
-        bit_depth=bit_depth,
-        mean=measurements.mean,
-        std=measurements.std,
-        stride_px=config.model.stride_px,
-        bayer=manifest.bayer,
-        resize_factor=config.resize_factor,
-    )
+    preprocessing = _preprocessing_of(config, manifest, measurements, bit_depth)
     _check_steps(train, config, events)
     network, weights, conversion = _build_network(config, model, manifest, train, measurements)
     _tell_weights(weights, events)
-    for left in conversion.left:
-        # A normalization of each image by itself has nothing to gain from another kind.
-        if left.kind not in PER_IMAGE_KINDS:
-            events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
+    _tell_conversion(conversion, events)
     _warn_of_conversions(manifest, preprocessing.in_channels, events)
     _tell_sampling(train, config, events)
     resized_labels = tell_resizing(train.items, manifest.classes, config, events)
-    precision = _precision_of(config, device)
+    precision = precision_of(config, device)
     return Prepared(
         manifest=manifest,
         train=train,
@@ -156,6 +133,50 @@ def prepare(
         resized_labels=resized_labels,
         recomputed=_recomputed(config, network, preprocessing),
     )
+
+
+def _read_manifest(config: RunConfig) -> Manifest:
+    try:
+        return Manifest.read(config.data.manifest)
+    except DataError as error:
+        raise ConfigError(error.code, error.detail, hint=error.hint) from error
+
+
+def _training_frames(
+    manifest: Manifest, config: RunConfig, cache: FrameCache | None
+) -> FrameDataset:
+    """Return the training frames as training sees them: varied, and windows if it is told so."""
+    return FrameDataset(
+        manifest,
+        config.data.root,
+        "train",
+        seed=config.seed,
+        augmentation=config.augmentation,
+        crop=_crop_of(config),
+        cache=cache,
+        boxes=boxes_of(config),
+    )
+
+
+def _preprocessing_of(
+    config: RunConfig, manifest: Manifest, measurements: Measurements, bit_depth: Literal[8, 16]
+) -> Preprocessing:
+    return Preprocessing(
+        in_channels=1 if len(measurements.mean) == 1 else 3,
+        bit_depth=bit_depth,
+        mean=measurements.mean,
+        std=measurements.std,
+        stride_px=config.model.stride_px,
+        bayer=manifest.bayer,
+        resize_factor=config.resize_factor,
+    )
+
+
+def _tell_conversion(conversion: ConversionReport, events: EventLog) -> None:
+    for left in conversion.left:
+        # A normalization of each image by itself has nothing to gain from another kind.
+        if left.kind not in PER_IMAGE_KINDS:
+            events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
 
 
 def learner_of(prepared: Prepared) -> Learner:
@@ -305,37 +326,6 @@ def _check_trainable(manifest: Manifest, config: RunConfig) -> Literal[8, 16]:
     return 16 if depths == {16} else 8
 
 
-def _device_of(config: RunConfig, rank: int) -> torch.device:
-    try:
-        device = resolve_device(config.device)
-    except RuntimeError as error:
-        raise ConfigError(
-            "device_unknown", f"there is no device {config.device!r}", hint="use auto, cpu or cuda"
-        ) from error
-    if config.devices > 1 and device.index is not None:
-        raise ConfigError(
-            "device_named",
-            f"device {config.device!r} is one device, and devices asks for {config.devices}",
-            hint="use device auto or cuda, which takes the first ones, or devices 1",
-        )
-    if device.type != "cuda":
-        return device
-    present = torch.cuda.device_count()
-    if (device.index or 0) >= present:
-        raise ConfigError(
-            "device_missing",
-            f"device {config.device!r} is asked for, this machine has {present} GPUs",
-            hint="use auto, or cpu",
-        )
-    if config.devices > present:
-        raise ConfigError(
-            "device_missing",
-            f"{config.devices} devices are asked for, this machine has {present} GPUs",
-            hint="use fewer devices and more accumulation_steps",
-        )
-    return device if config.devices == 1 else torch.device("cuda", rank)
-
-
 def _crop_of(config: RunConfig) -> CropSpec | None:
     if not isinstance(config.resolution, CropResolution):
         return None
@@ -392,13 +382,3 @@ def _tell_sampling(train: FrameDataset, config: RunConfig, events: EventLog) -> 
             f"a defect_rate of {wanted} is asked for, and there is no good training frame to keep "
             "it with: every frame shows a defect; add good frames or train on crops",
         )
-
-
-def _precision_of(config: RunConfig, device: torch.device) -> torch.dtype:
-    if config.precision == "float32":
-        return torch.float32
-    if config.precision == "bfloat16":
-        return torch.bfloat16
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return torch.float32

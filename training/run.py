@@ -31,7 +31,7 @@ from training.events import EventLog, SilentEventLog, read_events
 from training.exit_status import EXIT_FAILED, EXIT_LOCKED, EXIT_OK
 from training.frame_outcomes import defects_found, write_outcomes
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
-from training.judging import judge_detector, judge_segmentation
+from training.judging import Judged, judge_detector, judge_segmentation
 from training.launch import all_ranks
 from training.loop import TrainingLoop
 from training.loop_state import LoopState
@@ -240,13 +240,37 @@ def _finish(
     write_bundle(run.bundle, info.model_copy(update=update), loop.state.best_weights)
     load_bundle(run.bundle)
     return {
+        **_judged_summary(judged),
+        **_trained_summary(config, prepared),
         "task": info.task,
-        "metrics": metrics,
+        "model": info.model.model_dump(mode="json"),
+        "training": _training_summary(loop),
+        "performance": {
+            "training": training_speed(config, loop.state),
+            "prediction": judged.prediction,
+            "memory": peak_memory(prepared.device, resumed=_has_resumed(run)),
+        },
+    }
+
+
+def _judged_summary(judged: Judged) -> dict[str, Any]:
+    """Return what the report says of the frozen model."""
+    return {
+        "metrics": judged.metrics,
         "evaluation": judged.details,
-        "statements": statements(metrics),
-        "unsupported": unsupported_figures(metrics),
+        "statements": statements(judged.metrics),
+        "unsupported": unsupported_figures(judged.metrics),
         "baselines": judged.baselines,
         "operating_point": judged.point.model_dump(mode="json"),
+        "parity": judged.parity,
+        "folding": judged.folding.as_dict(),
+        "defects_found": None if judged.outcomes is None else defects_found(judged.outcomes),
+    }
+
+
+def _trained_summary(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
+    """Return what the report says of what the network was trained on and as."""
+    return {
         "dataset": {
             "digest": prepared.manifest.digest,
             "splits": {
@@ -254,22 +278,12 @@ def _finish(
                 for name, split in prepared.manifest.statistics().splits.items()
             },
         },
-        "model": info.model.model_dump(mode="json"),
-        "parity": judged.parity,
         "norm": {
             "asked": config.norm.kind,
             "spec": config.norm_in_force.model_dump(exclude_none=True),
             **prepared.conversion.as_dict(),
         },
         "weights": prepared.weights.as_dict() if prepared.weights else None,
-        "folding": judged.folding.as_dict(),
-        "training": _training_summary(loop),
-        "defects_found": None if judged.outcomes is None else defects_found(judged.outcomes),
-        "performance": {
-            "training": training_speed(config, loop.state),
-            "prediction": judged.prediction,
-            "memory": peak_memory(prepared.device, resumed=_has_resumed(run)),
-        },
         "measurements": vars(prepared.measurements),
         "machine": _machine(prepared),
     }

@@ -137,8 +137,15 @@ def caveats(report: Mapping[str, Any]) -> list[str]:
             "Every frame is a part of its own: frames of one part, if there are any, may lie in "
             "training and in test."
         )
-    aim = "F1 of defects found" if report.get("task") == "detection" else "pixel Dice"
-    said.append(
-        f"Thresholds maximize {aim} on the calibration frames; no escape rate is guaranteed."
-    )
+    unproven = [
+        name
+        for name, chosen in report["operating_point"]["classes"].items()
+        if not chosen["evidence"].get("certificate", {}).get("is_proven", False)
+    ]
+    if unproven:
+        aim = "F1 of defects found" if report.get("task") == "detection" else "pixel Dice"
+        said.append(
+            f"The thresholds of {', '.join(unproven)} maximize {aim} on the calibration frames; no "
+            "escape rate is guaranteed."
+        )
     return said

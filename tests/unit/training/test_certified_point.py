@@ -11,7 +11,7 @@ from models import ClassThreshold, OperatingPoint, find_defects
 from models.certificate import EscapeConstraint
 from training.certified_point import certified_point
 from training.part_scores import AREAS_PX
-from training.report.wording import say_certificate, unproven_escapes
+from training.report.wording import caveats, say_certificate, unproven_escapes
 
 SIDE_PX = 24
 BEFORE = OperatingPoint(
@@ -117,3 +117,15 @@ def test_the_sentence_states_what_was_asked_and_on_what_evidence(proven: bool) -
     assert "95.0 % confidence" in said
     assert ("0.98 %" in said) == proven
     assert ("434 more" in said) != proven
+
+
+def test_only_classes_without_a_proof_are_said_to_guarantee_nothing() -> None:
+    rates = {"escape": {"n": 0}, "overkill": {"n": 0}, "regions": {}, "by_part": {}}
+    classes = {
+        name: {"basis": "calibration", "evidence": {"certificate": {"is_proven": name == "pit"}}}
+        for name in ("pit", "dent")
+    }
+    said = caveats({"metrics": rates, "operating_point": {"classes": classes}})
+    (sentence,) = [each for each in said if "guaranteed" in each]
+    assert "dent" in sentence
+    assert "pit" not in sentence

@@ -61,8 +61,9 @@ async def predict(
     wish = _Wish(model_id, name, pictures, deadline_s)
 
     def inspect_and_record() -> Prediction:
-        answer = _inspect(inference, frame, wish, begin)
-        return recorder.record(answer, inference.describe(wish.model_id))
+        described = inference.describe(wish.model_id)
+        answer = _inspect(inference, described, frame, wish, begin)
+        return recorder.record(answer, described)
 
     return await run_in_threadpool(inspect_and_record)
 
@@ -117,11 +118,14 @@ def _chosen_model(
 
 
 def _inspect(
-    inference: InferenceEngine, frame: UploadedFrame, wish: _Wish, begin: float
+    inference: InferenceEngine,
+    described: BundleInfo,
+    frame: UploadedFrame,
+    wish: _Wish,
+    begin: float,
 ) -> Prediction:
-    decode_begin = time.perf_counter()
-    described = inference.describe(wish.model_id)
     _check_drawable(wish.include, described)
+    decode_begin = time.perf_counter()
     decoded = frame.decode(described.preprocessing.bayer)
     timings = {"decode": 1000 * (time.perf_counter() - decode_begin)}
     height, width = decoded.pixels.shape[:2]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from service.errors import StorageError
 from service.ledger.chain import GENESIS, Entry, LedgerBroken, Link, encode, link_of, seal, verified
+from service.storage import flush_to_disk
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class Ledger:
         try:
             file = path.open("ab", buffering=0)
             os.fsync(self._file.fileno())
-            _sync_directory(self._directory)
+            flush_to_disk(self._directory)
         except OSError as error:
             raise _unusable(path, error) from error
         self._file.close()
@@ -373,14 +374,6 @@ def _write_whole(file: FileIO, line: bytes) -> None:
     # An unbuffered write to a disk that is nearly full may take a part.
     while line:
         line = line[file.write(line) :]
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unusable(path: Path, error: OSError) -> StorageError:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data import AugmentationSpec, CacheSpec, SamplingSpec
+from models.detector_wishes import check_detector_wishes
 from models.loss_spec import CrossEntropyDice, LossSpec
 from models.spec import ModelSpec, NormSpec
 from service.settings import WEIGHTS_DIR
@@ -243,23 +244,14 @@ class JobSpec(_Spec):
 
     @model_validator(mode="after")
     def _check_detector(self) -> Self:
-        if self.model.task != "detection":
-            return self
-        if self.resolution.mode not in ("native", "crop"):
-            raise ValueError(
-                f"resolution {self.resolution.mode!r} is for segmentation; a detector takes native "
-                "or crop"
-            )
-        if self.dry_run:
-            raise ValueError("a detector's memory is not estimated; leave dry_run out")
-        if self.escape is not None:
-            raise ValueError("no bound on escapes is proven for a detector; leave escape out")
-        if self.devices > 1:
-            raise ValueError("a detector is trained on one device; leave devices out")
-        if self.loss != CrossEntropyDice():
-            raise ValueError(
-                f"loss {self.loss.kind!r} is for pixels, {self.model.architecture} has losses of "
-                "its own; leave loss out"
+        if self.model.task == "detection":
+            check_detector_wishes(
+                self.model.architecture,
+                self.loss,
+                resolution=self.resolution.mode,
+                dry_run=self.dry_run,
+                asks_escape=self.escape is not None,
+                devices=self.devices,
             )
         return self
 

@@ -1,0 +1,42 @@
+"""What a detector can't be trained with yet; a job and a run's configuration both ask here."""
+
+from models.loss_spec import CrossEntropyDice, LossSpec
+
+
+def check_detector_wishes(
+    architecture: str,
+    loss: LossSpec,
+    *,
+    resolution: str,
+    dry_run: bool,
+    asks_escape: bool,
+    devices: int,
+) -> None:
+    """Refuse what is for segmentation alone.
+
+    Args:
+        architecture: The detector's.
+        loss: The one that is asked for.
+        resolution: Its mode.
+        dry_run: Whether only an estimate is asked for.
+        asks_escape: Whether a bound on escapes is.
+        devices: Processes that share a step.
+
+    Raises:
+        ValueError: With the remedy.
+    """
+    if resolution not in ("native", "crop"):
+        raise ValueError(
+            f"resolution {resolution!r} is for segmentation; a detector takes native or crop"
+        )
+    if dry_run:
+        raise ValueError("a detector's memory is not estimated; leave dry_run out")
+    if asks_escape:
+        raise ValueError("no bound on escapes is proven for a detector; leave escape out")
+    if devices > 1:
+        raise ValueError("a detector is trained on one device; leave devices out")
+    if loss != CrossEntropyDice():
+        raise ValueError(
+            f"loss {loss.kind!r} is for pixels, {architecture} has losses of its own; leave loss "
+            "out"
+        )

@@ -1,20 +1,15 @@
 """A comparison as one HTML file that needs nothing beside it: no network, no script."""
 
-from functools import cache
-from typing import TYPE_CHECKING
-
 from service.comparisons.findings import MEASURES, size_text
 from service.comparisons.resources import ComparisonResource, Rate
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from service.html_pages import page_template
 
 
 def render_page(comparison: ComparisonResource) -> str:
     """Return the comparison as HTML; it looks again by itself until every arm has ended."""
     finished = [arm for arm in comparison.arms if arm.result is not None]
     sizes = finished[0].result.recall_by_size if finished and finished[0].result else ()
-    return _template().render(
+    return page_template("service.comparisons", "comparison_page.html.jinja").render(
         comparison=comparison,
         finished=finished,
         sizes=[size_text(size.from_px, size.below_px) or "of any size" for size in sizes],
@@ -33,18 +28,3 @@ def _rate_text(rate: Rate) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "unknown" if value is None else format(value, form)
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("service.comparisons", "."),
-        # Errors quote what a run printed, and the template's own name ends in .jinja.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("comparison_page.html.jinja")

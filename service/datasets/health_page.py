@@ -3,7 +3,6 @@
 import base64
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 from data import DataError, Item
@@ -12,12 +11,11 @@ from data.health import Finding
 from service.datasets.health import VersionHealth
 from service.datasets.previews import PreviewKind, fit, render
 from service.errors import StorageError
+from service.html_pages import page_template
 from service.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from jinja2 import Template
 
 _THUMBNAIL_SIDE_PX = 320
 # Decoding takes tens of milliseconds a frame, and a page is looked through, not searched.
@@ -61,7 +59,7 @@ def render_page(health: VersionHealth, storage: Storage) -> str:
     thumbnails = _Thumbnails(health, storage)
     rows = [_row(each, thumbnails) for each in health.findings]
     total = len(health.manifest.items)
-    return _template().render(
+    return page_template("service.datasets", "health_page.html.jinja").render(
         health=health,
         statistics=health.manifest.statistics(),
         rows=rows,
@@ -70,21 +68,6 @@ def render_page(health: VersionHealth, storage: Storage) -> str:
         total=total,
         percent=round(100 * health.measured / max(total, 1)),
     )
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("service.datasets", "."),
-        # Frames' names are anybody's, and the template's own name ends in .jinja.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("health_page.html.jinja")
 
 
 def _row(each: Finding, thumbnails: "_Thumbnails") -> _Row:

@@ -145,7 +145,7 @@ class TorchEngine:
 
 
 class _CapturedForward:
-    """One forward pass for one shape, recorded once and replayed without launching its kernels anew.
+    """One forward pass for one shape, recorded once, replayed without launching kernel by kernel.
 
     Side effects: the input's and every activation's memory stays taken while this lives.
     """
@@ -154,7 +154,7 @@ class _CapturedForward:
         self._input = example.clone()
         # Libraries choose and allocate in their first calls, which must not be captured
         # (https://pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs").
-        warming = torch.cuda.Stream(example.device)
+        warming = torch.cuda.Stream(example.device)  # type: ignore[no-untyped-call]
         warming.wait_stream(torch.cuda.current_stream(example.device))
         with torch.cuda.stream(warming):
             for _ in range(3):

@@ -126,7 +126,9 @@ def quantize(openvino_path: Path, windows: Sequence[Pixels], path: Path) -> None
     import openvino
 
     model = openvino.Core().read_model(openvino_path)
-    convolutions = [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
+    convolutions = [
+        node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"
+    ]
     kept = sorted({convolutions[0].get_friendly_name(), convolutions[-1].get_friendly_name()})
     try:
         with warnings.catch_warnings():

@@ -117,7 +117,8 @@ def model_pixels(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Pixels, 
         pixels = resize_pixels(pixels, size)
     if channels < preprocessing.in_channels:
         notes.append("mono frame repeated in the model's three channels")
-        pixels = np.broadcast_to(pixels, (*size, preprocessing.in_channels))
+        repeated: Any = np.broadcast_to(pixels, (*size, preprocessing.in_channels))
+        pixels = repeated
     return pixels, notes
 
 
@@ -164,6 +165,8 @@ def pad_pixels(pixels: Pixels, stride_px: int) -> Pixels:
     bottom, right = -height % stride_px, -width % stride_px
     if bottom == 0 and right == 0:
         return pixels
-    padded: Any = cv2.copyMakeBorder(pixels, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+    padded: Any = cv2.copyMakeBorder(
+        np.ascontiguousarray(pixels), 0, bottom, 0, right, cv2.BORDER_REPLICATE
+    )
     # OpenCV drops the axis of a single channel.
     return np.asarray(padded.reshape(height + bottom, width + right, channels))

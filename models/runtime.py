@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,9 +88,7 @@ class FrozenModel:
         Raises:
             FrameError: If the frame does not suit the model.
         """
-        ((probabilities, _),) = engine_probabilities(
-            self.engine, [pixels], self.info.preprocessing
-        )
+        ((probabilities, _),) = engine_probabilities(self.engine, [pixels], self.info.preprocessing)
         return probabilities
 
     def inspect(self, pixels: Pixels) -> Inspection:
@@ -127,9 +126,7 @@ class FrozenModel:
         outcomes: list[Inspection | OutputError] = []
         for probabilities, notes in answers:
             try:
-                outcomes.append(
-                    self._judged(probabilities, (*notes, *said), model_ms, engine.name)
-                )
+                outcomes.append(self._judged(probabilities, (*notes, *said), model_ms, engine.name))
             except OutputError as error:
                 outcomes.append(error)
         return outcomes
@@ -203,7 +200,7 @@ def engine_probabilities(
     height, width = prepared[0][0].shape[:2]
     padded = [pad_pixels(pixels, preprocessing.stride_px) for pixels, _ in prepared]
     # A single frame is not copied.
-    batch = padded[0][None] if len(padded) == 1 else np.stack(padded)
+    batch: Any = padded[0][None] if len(padded) == 1 else np.stack(padded)
     answer = engine.probabilities(batch)[:, :, :height, :width]
     if (height, width) != native:
         answer = _interpolated(answer, native)
@@ -211,9 +208,7 @@ def engine_probabilities(
 
 
 @torch.inference_mode()
-def _interpolated(
-    probabilities: NDArray[np.float32], size: tuple[int, int]
-) -> NDArray[np.float32]:
+def _interpolated(probabilities: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     enlarged: NDArray[np.float32] = F.interpolate(
         torch.from_numpy(probabilities), size, mode="bilinear", align_corners=False
     ).numpy()

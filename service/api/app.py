@@ -34,6 +34,7 @@ from service.api.archive_pieces import ArchivePieces
 from service.api.frame_threads import FrameThreads
 from service.api.inspections import FrameInspections
 from service.api.request_id import RequestIdMiddleware
+from service.api.slow_bodies import SlowBodyMiddleware
 from service.database import migrate
 from service.database.engine import open_engine, session_factory
 from service.datasets.imports import ABANDONED_AFTER_S
@@ -78,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.recorder = _recorder(settings)
     _add_prediction(app)
     problems.install(app)
+    app.add_middleware(SlowBodyMiddleware)
     app.add_middleware(RequestIdMiddleware)
     for router in (
         datasets.router,

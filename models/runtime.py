@@ -1,5 +1,6 @@
 """The frozen model: a bundle that looks at one frame of any size and says OK or NG."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from torch import nn
 from models.bundle import Bundle, BundleInfo
 from models.defects import Defect, Verdict, find_defects
 from models.engines import REFERENCE_ENGINE, Engine, EngineName, TorchEngine
-from models.errors import OutputError
+from models.errors import EngineError, OutputError
 from models.preprocessing import Pixels, Preprocessing, model_pixels, pad_pixels
 from models.registry import example_input
 from norm import FoldReport, fold_batchnorm
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class FrozenModel:
     def inspect_together(self, frames: Sequence[Pixels]) -> list[Inspection | OutputError]:
         """Look at frames of one size and depth in one forward.
 
+        An engine that fails is replaced by the reference for good, and each answer says so.
+
         Probabilities differ from those of each frame alone by rounding, since libraries sum in
         another order for another batch: by less than 1e-5 in float32.
 
@@ -121,7 +126,17 @@ class FrozenModel:
         """
         engine, said = self._in_use
         begin = time.perf_counter()
-        answers = engine_probabilities(engine, frames, self.info.preprocessing)
+        try:
+            answers = engine_probabilities(engine, frames, self.info.preprocessing)
+        except EngineError as error:
+            if engine is self.reference:
+                raise
+            # The line goes on, more slowly and saying so.
+            logger.exception("%s: %s serves from now on", error.code, self.reference.name)
+            said = (f"{self.reference.name} answers, because {error.detail}",)
+            engine = self.reference
+            self.use(engine, said)
+            answers = engine_probabilities(engine, frames, self.info.preprocessing)
         model_ms = 1000 * (time.perf_counter() - begin)
         outcomes: list[Inspection | OutputError] = []
         for probabilities, notes in answers:

@@ -12,11 +12,10 @@ from models import (
     FrozenModel,
     Inspection,
     Pixels,
-    freeze_bundle,
-    load_bundle,
     read_bundle_info,
 )
 from service.frame_queue import FrameQueue, Inspected, WaitingFrame
+from service.served_models import ServedModels
 from service.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class InferenceEngine:
 
     def __init__(self, storage: Storage, device: str, queue: FrameQueue | None = None) -> None:
         self._storage = storage
-        self._device = device
+        self._models = ServedModels(storage, device)
         self.queue = queue or FrameQueue()
         self._loading = threading.Lock()
         self._guard = threading.Lock()
@@ -94,6 +93,7 @@ class InferenceEngine:
         """Finish the frame under way and let go of the models."""
         self.queue.close()
         self._thread.join()
+        self._models.close()
         self._warm.clear()
 
     def _work(self) -> None:
@@ -150,7 +150,7 @@ class InferenceEngine:
             if loaded is not None:
                 return loaded
             logger.info("%s: loading", model_id)
-            model = freeze_bundle(load_bundle(self._storage.bundle_dir(model_id)), self._device)
+            model = self._models.load(model_id)
         with self._guard:
             self._warm[model_id] = model
             while len(self._warm) > _WARM_MODELS:

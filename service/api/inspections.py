@@ -244,6 +244,7 @@ def prediction_of(draft: Draft, wish: Wish) -> Prediction:
             operating_point={}
             if inspected is None
             else inspected.info.operating_point.model_dump(mode="json"),
+            engine=None if inspected is None else inspected.inspection.engine,
         ),
         timings_ms=timings_ms,
         warnings=(*draft.notes, *notes),

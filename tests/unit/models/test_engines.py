@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from models import (
     BundleInfo,
@@ -20,10 +19,9 @@ from models import (
     ModelSpec,
     NormSpec,
     OperatingPoint,
+    Pixels,
     Preprocessing,
-    build_network,
     load_bundle,
-    write_bundle,
 )
 from models.engine_preparation import (
     FrameSource,
@@ -43,68 +41,19 @@ from models.engine_record import (
     model_digest,
     read_record,
 )
-from models.engines import Engine, OnnxRuntimeEngine, TorchEngine, processor_has_bf16
+from models.engines import Engine, EngineName, OnnxRuntimeEngine, TorchEngine, processor_has_bf16
 from models.exporting import ONNX_NAME, OPENVINO_NAME, check_exportable
 from models.parity import FrameAnswer, GoldenFrame, ParityTally, look, synthetic_extremes
 from models.runtime import engine_probabilities
+from tests.trained_bundle import patched_frame, write_trained
 
-SPEC = ModelSpec(encoder="mobilenet_v3_small", encoder_depth=3, decoder_channels=(16, 8, 8))
 CALIBRATION_FRAMES = 36
-RECTANGLE_PX = (70, 101)
+SIZE_PX = (70, 101)
 EXPORTED = ("onnxruntime-fp32", "openvino-fp32", "openvino-bf16", "openvino-int8")
 
 
-def random_frame(seed: int) -> NDArray[np.uint16]:
-    """A bright noisy patch of some size on a noisy ground, of a size that no stride divides."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.normal(20_000, 2_000, RECTANGLE_PX)
-    side = int(rng.integers(0, 30))
-    top, left = rng.integers(0, 40, 2)
-    pixels[top : top + side, left : left + side] += rng.uniform(5_000, 30_000)
-    return np.clip(pixels, 0, 65_535).astype(np.uint16)
-
-
 def stored(seeds: range) -> list[StoredFrame]:
-    return [StoredFrame(f"frame {seed}", partial(random_frame, seed)) for seed in seeds]
-
-
-def write_trained(path: Path) -> BundleInfo:
-    """A network with running statistics far from their start; half the frames are NG."""
-    info = BundleInfo(
-        classes=("pit", "dent"),
-        model=SPEC,
-        norm=NormSpec(kind="cbn"),
-        preprocessing=Preprocessing(
-            in_channels=1, bit_depth=16, mean=(20_000.0,), std=(6_000.0,), stride_px=SPEC.stride_px
-        ),
-        operating_point=OperatingPoint(
-            classes={"pit": ClassThreshold(threshold=0.8), "dent": ClassThreshold(threshold=0.9)}
-        ),
-        dataset_digest="0" * 64,
-    )
-    torch.manual_seed(0)
-    network: Any = build_network(info).train()
-    with torch.no_grad():
-        for _ in range(5):
-            network(2 * torch.randn(2, 1, 64, 64) + 1)
-        network.segmentation_head[0].weight *= 6
-    info = write_bundle(path, info, network.state_dict())
-    model = FrozenModel(load_bundle(path), "cpu")
-    peaks = np.array(
-        [
-            look(model.reference, random_frame(seed), info).peaks
-            for seed in range(CALIBRATION_FRAMES)
-        ]
-    )
-    # Between the two middle ones, so that no frame lies on a threshold.
-    low, high = np.sort(peaks, axis=0)[[CALIBRATION_FRAMES // 2 - 1, CALIBRATION_FRAMES // 2]]
-    thresholds = {
-        name: ClassThreshold(threshold=float(value))
-        for name, value in zip(info.classes, (low + high) / 2, strict=True)
-    }
-    point = OperatingPoint(classes=thresholds)
-    info = info.model_copy(update={"operating_point": point})
-    return write_bundle(path, info, network.state_dict())
+    return [StoredFrame(f"frame {seed}", partial(patched_frame, seed)) for seed in seeds]
 
 
 @dataclass(frozen=True)
@@ -123,7 +72,7 @@ class Prepared:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     root = tmp_path_factory.mktemp("engines")
-    write_trained(root / "bundle")
+    write_trained(root / "bundle", [patched_frame(seed) for seed in range(CALIBRATION_FRAMES)])
     frames = FrameSource(
         calibration=stored(range(CALIBRATION_FRAMES)), training=stored(range(100, 106))
     )
@@ -139,7 +88,7 @@ def available(name: str) -> None:
 def test_the_record_says_what_was_compared_measured_and_chosen(prepared: Prepared) -> None:
     record = prepared.record
     assert read_record(prepared.folder) == record
-    assert record.frame_size == RECTANGLE_PX
+    assert record.frame_size == SIZE_PX
     golden = record.golden
     assert (golden.available, golden.scored, golden.compared) == (CALIBRATION_FRAMES, 36, 32)
     assert (golden.synthetic, golden.quantized_on) == (5, 6)
@@ -170,8 +119,8 @@ def test_an_exported_engine_answers_as_the_network_at_any_size(
     available(name)
     model, engine = prepared.model(), prepared.engine(name)
     preprocessing = model.info.preprocessing
-    for height, width in ((8, 8), (33, 50), RECTANGLE_PX, (33, 50)):
-        pixels = np.resize(random_frame(3), (height, width))
+    for height, width in ((8, 8), (33, 50), SIZE_PX, (33, 50)):
+        pixels = np.resize(patched_frame(3), (height, width))
         expected = model.probabilities(pixels)
         ((answer, _),) = engine_probabilities(engine, [pixels], preprocessing)
         assert answer.shape == (2, height, width)
@@ -185,7 +134,7 @@ def test_frames_that_wait_together_get_the_answers_they_would_get_alone(
 ) -> None:
     available(name)
     engine, preprocessing = prepared.engine(name), prepared.model().info.preprocessing
-    frames = [random_frame(seed) for seed in (0, 1, 2)]
+    frames = [patched_frame(seed) for seed in (0, 1, 2)]
     alone = [engine_probabilities(engine, [frame], preprocessing)[0][0] for frame in frames]
     kept = [answer.copy() for answer in alone]
     together = engine_probabilities(engine, frames, preprocessing)
@@ -196,19 +145,38 @@ def test_frames_that_wait_together_get_the_answers_they_would_get_alone(
 
 def test_another_engine_takes_over_between_two_frames_and_says_so(prepared: Prepared) -> None:
     model = prepared.model()
-    before = model.inspect(random_frame(5))
+    before = model.inspect(patched_frame(5))
     model.use(prepared.engine("openvino-fp32"), notes=("served by an export",))
-    after = model.inspect(random_frame(5))
+    after = model.inspect(patched_frame(5))
     assert (before.engine, after.engine) == ("torch-fp32", "openvino-fp32")
     assert before.verdict == after.verdict
     assert "served by an export" in after.notes
     assert "served by an export" not in before.notes
 
 
+def test_an_engine_that_fails_is_replaced_by_torch_and_each_answer_says_so(
+    prepared: Prepared,
+) -> None:
+    class Failing:
+        name: EngineName = "openvino-fp32"
+        device = torch.device("cpu")
+
+        def probabilities(self, pixels: Pixels) -> Any:
+            raise EngineError("engine_failed", "openvino-fp32 failed at a frame: out of memory")
+
+    model = prepared.model()
+    expected = model.inspect(patched_frame(5))
+    model.use(Failing())
+    for _ in range(2):
+        answer = model.inspect(patched_frame(5))
+        assert (answer.verdict, answer.engine) == (expected.verdict, "torch-fp32")
+        assert any("out of memory" in note for note in answer.notes)
+
+
 def refusal_of(engine: Engine, model: FrozenModel, name: Any = "onnxruntime-fp32") -> str | None:
     tally = ParityTally(name, model.info)
-    golden = [GoldenFrame(str(seed), random_frame(seed)) for seed in range(12)]
-    golden += synthetic_extremes(RECTANGLE_PX, model.info.preprocessing)
+    golden = [GoldenFrame(str(seed), patched_frame(seed)) for seed in range(12)]
+    golden += synthetic_extremes(SIZE_PX, model.info.preprocessing)
     for frame in golden:
         expected = look(model.reference, frame.pixels, model.info)
         tally.add(frame.name, expected, look(engine, frame.pixels, model.info))
@@ -230,9 +198,9 @@ def sabotaged(model: FrozenModel, how: str) -> Engine:
     if how == "exchanged outputs":
         network = Exchanged(network)
     elif how == "another mean":
-        preprocessing = preprocessing.model_copy(update={"mean": (23_000.0,)})
+        preprocessing = preprocessing.model_copy(update={"mean": (90 * 257.0,)})
     elif how == "another deviation":
-        preprocessing = preprocessing.model_copy(update={"std": (7_000.0,)})
+        preprocessing = preprocessing.model_copy(update={"std": (29 * 257.0,)})
     elif how == "no numbers":
         preprocessing = preprocessing.model_copy(update={"std": (0.0,)})
     return TorchEngine(network, preprocessing, model.device)
@@ -280,7 +248,7 @@ def test_a_flip_is_told_with_its_frame_and_both_verdicts(prepared: Prepared) -> 
 
 def test_the_golden_frames_show_both_verdicts(prepared: Prepared) -> None:
     model = prepared.model()
-    verdicts = {model.inspect(random_frame(seed)).verdict for seed in range(CALIBRATION_FRAMES)}
+    verdicts = {model.inspect(patched_frame(seed)).verdict for seed in range(CALIBRATION_FRAMES)}
     assert verdicts == {"OK", "NG"}
 
 
@@ -339,11 +307,11 @@ def test_the_fastest_engine_that_may_serve_is_chosen() -> None:
 
 def test_half_precision_torch_keeps_the_models_own_network(prepared: Prepared) -> None:
     model = prepared.model()
-    expected = model.probabilities(random_frame(2))
+    expected = model.probabilities(patched_frame(2))
     half = torch_engine(model, "torch-bf16")
-    ((answer, _),) = engine_probabilities(half, [random_frame(2)], model.info.preprocessing)
+    ((answer, _),) = engine_probabilities(half, [patched_frame(2)], model.info.preprocessing)
     assert 0 < np.abs(answer - expected).max() < 0.1
-    np.testing.assert_array_equal(model.probabilities(random_frame(2)), expected)
+    np.testing.assert_array_equal(model.probabilities(patched_frame(2)), expected)
 
 
 def test_a_detector_is_not_exported_and_the_error_says_what_serves_it() -> None:

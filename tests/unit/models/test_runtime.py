@@ -22,6 +22,7 @@ from models import (
     resize_pixels,
     resized_size,
 )
+from models.engines import TorchEngine
 from models.errors import OutputError
 
 SPECS = {
@@ -161,7 +162,7 @@ def test_frames_that_go_together_are_judged_as_each_alone(name: str) -> None:
 def test_a_frame_without_an_answer_spoils_no_other_of_its_batch() -> None:
     bundle = trained(SPECS["resnet"])
     model = FrozenModel(bundle, "cpu")
-    honest = model._network
+    honest = model.network
 
     class Spoiled(torch.nn.Module):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
@@ -169,7 +170,7 @@ def test_a_frame_without_an_answer_spoils_no_other_of_its_batch() -> None:
             answer[1] = torch.nan
             return answer
 
-    model._network = Spoiled()
+    model.use(TorchEngine(Spoiled(), model.info.preprocessing, model.device))
     first, second, third = model.inspect_together([frame(64, 64)] * 3)
     assert isinstance(first, Inspection)
     assert isinstance(second, OutputError)

@@ -45,7 +45,8 @@ def png(pixels: Any) -> bytes:
 
 
 def frozen_version(client: TestClient) -> str:
-    dataset = client.post("/datasets", json={"name": "rings", "classes": ["pit", "dent"]}).json()
+    body: Any = {"name": "patches", "task": "segmentation", "classes": ["pit", "dent"]}
+    dataset = client.post("/datasets", json=body).json()
     for seed in range(FRAMES):
         name = f"{seed}.png"
         files = [("files", (name, png(patched_frame(seed, 8))))]

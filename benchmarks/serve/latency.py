@@ -1,7 +1,7 @@
 """Where an answer's time goes, frame by frame, beside the same network behind a plain endpoint.
 
-One client sends frames in turns over connections that stay open.  The service's overhead is all that
-the client waits for but decoding and the model.
+One client sends frames in turns over connections that stay open.  The service's overhead is all
+that the client waits for but decoding and the model.
 """
 
 import argparse
@@ -273,8 +273,8 @@ def _what_was_done(
     network = recipe.job["model"]
     return (
         f"Frames of {profile.width_px}x{profile.height_px}, a good and a defective one in turns, "
-        f"{rounds} rounds after a warm-up; milliseconds, medians, quartiles in brackets. The model: "
-        f"U-Net on {network['encoder']}, trained by the service in {recipe.steps} steps on "
+        f"{rounds} rounds after a warm-up; milliseconds, medians, quartiles in brackets. The "
+        f"model: U-Net on {network['encoder']}, trained by the service in {recipe.steps} steps on "
         f"{recipe.frames} drawn frames of {recipe.width_px}x{recipe.height_px}; another one in "
         f"colour for RGB8. Engine: {', '.join(sorted(engines))}. `client waits` is on the client's "
         "clock, from the first byte sent to the last one received; `rest` is what the service took "
@@ -290,10 +290,11 @@ def _notes(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     compared = [answer for arm in answers.values() for answer in arm if "plain" in answer]
     same = sum(answer["verdict"] == answer["plain_verdict"] for answer in compared)
     verdicts = [answer["verdict"] for arm in answers.values() for answer in arm]
-    notes = [
+    told = (
         f"Verdicts of the service: {verdicts.count('OK')} OK, {verdicts.count('NG')} NG. The plain "
         f"endpoint gave the same one in {same} of {len(compared)} answers."
-    ]
+    )
+    notes = [told]
     if not torch.cuda.is_available():
         notes.append("On a GPU: not run, this machine has none.")
     return notes

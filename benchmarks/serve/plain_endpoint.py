@@ -1,9 +1,9 @@
 """The endpoint that most teams write: FastAPI, cv2, eager torch, connected components.
 
-``python -m benchmarks.serve.plain_endpoint BUNDLE`` serves a bundle's network with its thresholds on
-a free port, which it prints.  It takes picture files as a form's part and does nothing beside
-inspecting: no queue, no deadline, no record, no check of the frame's depth.  ``/nothing`` takes any
-body and answers at once: what is left then is the way there and back.
+``python -m benchmarks.serve.plain_endpoint BUNDLE`` serves a bundle's network with its thresholds
+on a free port, which it prints.  It takes picture files as a form's part and does nothing beside
+inspecting: no queue, no deadline, no record, no check of the frame's depth.  ``/nothing`` takes
+any body and answers at once: what is left then is the way there and back.
 """
 
 import json

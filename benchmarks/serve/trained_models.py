@@ -53,7 +53,7 @@ class Recipe:
 
 def in_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a mono frame (H, W) under a warm light, (H, W, 3) RGB."""
-    return (pixels[:, :, None] * np.array(_TINT)).astype(np.uint8)
+    return np.asarray(pixels[:, :, None] * np.array(_TINT), np.uint8)
 
 
 def trained_model(client: HairlineClient, recipe: Recipe, work: Path) -> str:

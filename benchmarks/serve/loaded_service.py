@@ -63,9 +63,10 @@ class LoadedService:
     def run(self, plan: LoadPlan, models: dict[str, str]) -> LoadOutcome:
         """Load the service as planned with these models (names by id), and judge each answer."""
         prepared = _prepare(plan, self._storage, list(models))
+        swapper = ModelSwapper(self._client, list(models))
         watch = MemoryWatch({"API": self._api})
         begin_s = time.perf_counter()
-        exchanges, swapper = _loaded(plan, self._client, self._url, prepared.frames, list(models))
+        exchanges = _loaded(plan, self._url, prepared.frames, swapper)
         watch.close()
         missing, trouble = _missing_in_ledger(self._storage, exchanges)
         return LoadOutcome(
@@ -120,14 +121,9 @@ def _prepare(plan: LoadPlan, storage: Storage, model_ids: Sequence[str]) -> _Pre
 
 
 def _loaded(
-    plan: LoadPlan,
-    service: HairlineClient,
-    url: str,
-    frames: Sequence[SentFrame],
-    model_ids: Sequence[str],
-) -> tuple[list[Exchange], ModelSwapper]:
+    plan: LoadPlan, url: str, frames: Sequence[SentFrame], swapper: ModelSwapper
+) -> list[Exchange]:
     """Run clients and swaps for as long as the plan says."""
-    swapper = ModelSwapper(service, model_ids)
     stop = threading.Event()
     clients = [
         LoadClient(number, url, frames, plan.deadline_ms, stop) for number in range(plan.clients)
@@ -137,18 +133,18 @@ def _loaded(
         for client in clients:
             client.start()
         turns = int(plan.seconds // plan.swap_every_s)
-        for turn in range(1, turns + 1):
+        for turn in range(1, turns):
             time.sleep(max(0.0, begin_s + turn * plan.swap_every_s - time.perf_counter()))
-            if turn == max(2, (turns + 1) // 2):
+            if turn == max(2, turns // 2):
                 swapper.roll_back()
-            elif turn < turns:
+            else:
                 swapper.swap()
         time.sleep(max(0.0, begin_s + plan.seconds - time.perf_counter()))
     finally:
         stop.set()
         for client in clients:
             client.join()
-    return [exchange for client in clients for exchange in client.exchanges], swapper
+    return [exchange for client in clients for exchange in client.exchanges]
 
 
 def _judged(

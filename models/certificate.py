@@ -72,6 +72,8 @@ class Certificate:
             choice between proven thresholds looked at them.
         good: Good calibration parts.
         missing: Further defective parts it would take, if none of them escaped; 0 where proven.
+        allowed_escapes: The rank that the bound is of; with ties more than ``escapes``.
+        candidates: Ways of scoring that the choice was made from.
     """
 
     constraint: EscapeConstraint
@@ -84,6 +86,8 @@ class Certificate:
     false_alarms: int
     good: int
     missing: int
+    allowed_escapes: int
+    candidates: int
 
 
 def upper_bound(events: int, trials: int, confidence: float) -> float:
@@ -180,6 +184,8 @@ def certify(candidates: Sequence[Candidate], constraint: EscapeConstraint) -> Ce
         false_alarms=int((chosen.good >= threshold).sum()),
         good=good,
         missing=0 if escapes is not None else parts_needed(each) - defective,
+        allowed_escapes=allowed,
+        candidates=len(candidates),
     )
 
 

@@ -24,8 +24,8 @@ from service.client_transport import (
     idempotency,
     path_of,
 )
+from service.deployment_resources import DeploymentResource
 from service.resources import (
-    DeploymentResource,
     JobResource,
     MetricsRecord,
     ModelResource,

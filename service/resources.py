@@ -1,4 +1,4 @@
-"""What the API answers about jobs, models, deployments and verdicts; the client reads the same.
+"""What the API answers about jobs, models and verdicts; the client reads the same.
 
 Nothing here may import torch, FastAPI or the database: the client and the command line import it.
 """
@@ -211,28 +211,6 @@ class WeightsFileResource(_Resource):
     source: str | None = None
     encoders: tuple[str, ...] = ()
     error: str | None = None
-
-
-class DeploymentResource(_Resource):
-    """A name that ``/predict`` serves."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "line-1",
-                    "model": "mdl_4k7z1m9q2w8x5v3t",
-                    "previous_model": None,
-                    "updated_at": "2026-01-05T08:30:00Z",
-                }
-            ]
-        }
-    )
-
-    name: str
-    model: str
-    previous_model: str | None
-    updated_at: datetime
 
 
 class DefectResource(_Resource):

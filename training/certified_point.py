@@ -71,4 +71,6 @@ def certificate_evidence(certificate: Certificate) -> dict[str, Any]:
         "false_alarms": certificate.false_alarms,
         "good_parts": certificate.good,
         "missing_parts": certificate.missing,
+        "allowed_escapes": certificate.allowed_escapes,
+        "candidates": certificate.candidates,
     }

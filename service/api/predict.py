@@ -14,6 +14,7 @@ from service import deployments, model_registry
 from service.api.dependencies import InferenceDependency, RecorderDependency
 from service.api.frame_body import REQUEST_BODY, UploadedFrame, read_frame
 from service.api.request_id import current_request_id
+from service.deployments import Served
 from service.errors import InvalidRequest
 from service.inference import InferenceEngine
 from service.pictures import Picture, draw, drawable
@@ -29,8 +30,7 @@ router = APIRouter(tags=["predict"])
 
 @dataclass(frozen=True)
 class _Wish:
-    model_id: str
-    deployment: str | None
+    served: Served
     include: tuple[Picture, ...]
     deadline_s: float | None
 
@@ -55,13 +55,13 @@ async def predict(
     """
     begin = time.perf_counter()
     pictures = _pictures(include)
-    model_id, name = await run_in_threadpool(_chosen_model, request, deployment, model)
+    served = await run_in_threadpool(_chosen_model, request, deployment, model)
     frame = await read_frame(request)
     deadline_s = None if deadline_ms is None else begin + deadline_ms / 1000
-    wish = _Wish(model_id, name, pictures, deadline_s)
+    wish = _Wish(served, pictures, deadline_s)
 
     def inspect_and_record() -> Prediction:
-        described = inference.describe(wish.model_id)
+        described = inference.describe(served.model_id)
         answer = _inspect(inference, described, frame, wish, begin)
         return recorder.record(answer, described)
 
@@ -99,10 +99,8 @@ def _check_drawable(pictures: tuple[Picture, ...], info: BundleInfo) -> None:
             )
 
 
-def _chosen_model(
-    request: Request, deployment: str | None, model_id: str | None
-) -> tuple[str, str | None]:
-    """Return the model to ask, and the deployment that named it."""
+def _chosen_model(request: Request, deployment: str | None, model_id: str | None) -> Served:
+    """Return the model to ask with what goes with it, read once for the whole request."""
     if deployment is not None and model_id is not None:
         raise InvalidRequest(
             "ambiguous_model",
@@ -112,9 +110,8 @@ def _chosen_model(
         )
     with request.app.state.read_sessions() as session:
         if model_id is not None:
-            return model_registry.get(session, model_id).id, None
-        name = deployment or deployments.DEFAULT_NAME
-        return deployments.get(session, name).model_id, name
+            return Served(model_registry.get(session, model_id).id)
+        return deployments.served(session, deployment or deployments.DEFAULT_NAME)
 
 
 def _inspect(
@@ -137,7 +134,7 @@ def _inspect(
     }
     remaining_s = None if wish.deadline_s is None else wish.deadline_s - time.perf_counter()
     try:
-        info, inspection = inference.inspect(wish.model_id, decoded.pixels, remaining_s)
+        info, inspection = inference.inspect(wish.served.model_id, decoded.pixels, remaining_s)
     except TimeoutError:
         return _not_inspected(wish, decoded.notes, timings, begin, common)
     drawn = draw(wish.include, decoded.pixels, info, inspection)
@@ -156,12 +153,12 @@ def _inspect(
             for defect in inspection.defects
         ),
         model=PredictedBy(
-            id=wish.model_id,
-            deployment=wish.deployment,
+            id=wish.served.model_id,
+            deployment=wish.served.deployment,
             operating_point=info.operating_point.model_dump(mode="json"),
         ),
         timings_ms={**timings, **inspection.timings_ms, **_total(begin)},
-        warnings=(*decoded.notes, *inspection.notes),
+        warnings=(*decoded.notes, *inspection.notes, *wish.served.warnings),
         pictures={name: base64.b64encode(png).decode() for name, png in drawn.items()},
         **common,
     )
@@ -178,9 +175,15 @@ def _not_inspected(
     return Prediction(
         verdict="NOT_INSPECTED",
         defects=(),
-        model=PredictedBy(id=wish.model_id, deployment=wish.deployment, operating_point={}),
+        model=PredictedBy(
+            id=wish.served.model_id, deployment=wish.served.deployment, operating_point={}
+        ),
         timings_ms={**timings, **_total(begin)},
-        warnings=(*notes, "the deadline passed before the frame was inspected"),
+        warnings=(
+            *notes,
+            "the deadline passed before the frame was inspected",
+            *wish.served.warnings,
+        ),
         pictures={},
         **common,
     )

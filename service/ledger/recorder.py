@@ -6,6 +6,7 @@ from pathlib import Path
 
 from models import BundleInfo
 from service.errors import StorageError
+from service.ledger.chain import Entry
 from service.ledger.journal import Ledger, Retention
 from service.ledger.predictions import prediction_body
 from service.resources import Prediction
@@ -41,6 +42,15 @@ class PredictionRecorder:
             warning = f"not recorded in the ledger: {error.detail}"
             return answer.model_copy(update={"warnings": (*answer.warnings, warning)})
         return answer.model_copy(update={"ledger_sequence": entry["sequence"]})
+
+    def append(self, body: Entry) -> int | None:
+        """Write what else happened between predictions; return its place, None if it has none."""
+        try:
+            sequence: int = self._opened().append(body)["sequence"]
+        except StorageError:
+            logger.exception("a change of kind %s is not in the ledger", body["kind"])
+            return None
+        return sequence
 
     def close(self) -> None:
         """Write everything out and let go of the files."""

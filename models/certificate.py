@@ -15,6 +15,7 @@ parts drawn independently from that production.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -106,6 +107,25 @@ def upper_bound(events: int, trials: int, confidence: float) -> float:
     if events == trials:
         return 1.0
     return float(beta.ppf(confidence, events + 1, trials - events))
+
+
+def exact_interval(events: int, trials: int) -> dict[str, Any]:
+    """Return a rate with its exact (Clopper-Pearson) 95 % interval and its denominator.
+
+    Without trials, rate and bounds are None: nothing is known.
+    """
+    from scipy.special import betaincinv
+
+    if trials == 0:
+        return {"events": 0, "n": 0, "rate": None, "low": None, "high": None}
+    others = trials - events
+    return {
+        "events": events,
+        "n": trials,
+        "rate": events / trials,
+        "low": float(betaincinv(events, others + 1, 0.025)) if events else 0.0,
+        "high": float(betaincinv(events + 1, others, 0.975)) if others else 1.0,
+    }
 
 
 def most_escapes(trials: int, constraint: EscapeConstraint) -> int | None:

@@ -233,3 +233,21 @@ class DeploymentEventResource(_Resource):
     gate: Gate | None
     details: dict[str, Any]
     ledger_sequence: int | None
+
+
+class OperatingPointPreview(_Resource):
+    """What other thresholds of a model would come to, without making a model of them.
+
+    Attributes:
+        operating_point: Thresholds, areas and the certificate of each class.
+        unproven: Classes without proof, with the defective calibration parts that each lacks.
+        now: Escape and overkill of the model's own thresholds by test part, with 95 % intervals.
+        then: Those of the other thresholds, on the same parts.
+        notes: How far the figures carry.
+    """
+
+    operating_point: dict[str, Any]
+    unproven: dict[str, int]
+    now: dict[str, Any]
+    then: dict[str, Any]
+    notes: tuple[str, ...]

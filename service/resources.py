@@ -188,6 +188,12 @@ class ModelResource(_Resource):
     notes: tuple[str, ...] = Field(
         default=(), description="What whoever deploys it has to know; each answer says it too."
     )
+    parent: str | None = Field(
+        default=None, description="The model whose weights these are, at other thresholds."
+    )
+    origin: dict[str, Any] | None = Field(
+        default=None, description="Who chose the other thresholds, why, and what they prove."
+    )
     created_at: datetime
 
 

@@ -45,7 +45,9 @@ User = Annotated[
 ]
 
 
-class _Request(BaseModel):
+class AuthoredRequest(BaseModel):
+    """A change that says who asks for it and why."""
+
     model_config = ConfigDict(extra="forbid")
 
     by: Annotated[Person | None, Field(description="Who asks, for the history.")] = None
@@ -56,7 +58,7 @@ class _Request(BaseModel):
         return Author(self.by or (user or "").strip() or None, self.reason)
 
 
-class DeploymentRequest(_Request):
+class DeploymentRequest(AuthoredRequest):
     """Which model to serve, and what it must prove."""
 
     model_config = ConfigDict(
@@ -85,7 +87,7 @@ class DeploymentRequest(_Request):
     ] = None
 
 
-class RollbackRequest(_Request):
+class RollbackRequest(AuthoredRequest):
     """Why the model is given up."""
 
     given_up: Annotated[

@@ -28,6 +28,7 @@ from service.errors import (
     PayloadTooLarge,
     ServiceError,
     StorageError,
+    TooManyRequests,
 )
 from service.promotion import ConstraintNotMet
 
@@ -41,6 +42,7 @@ _STATUS: Mapping[type[ServiceError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
+    TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     StorageError: HTTPStatus.INSUFFICIENT_STORAGE,
 }

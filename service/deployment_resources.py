@@ -251,3 +251,84 @@ class OperatingPointPreview(_Resource):
     now: dict[str, Any]
     then: dict[str, Any]
     notes: tuple[str, ...]
+
+
+class KeepingResource(_Resource):
+    """Which frames a deployment keeps for relabelling, and what there is of them.
+
+    Attributes:
+        keep: What is asked; null keeps nothing any more.
+        frames: How many are there.
+        bytes: Of their files.
+        not_kept: Frames that found no place in the queue, or on the disk, since the service began.
+    """
+
+    keep: Keeping | None
+    frames: int
+    bytes: int
+    not_kept: int
+
+
+class KeptFrameResource(_Resource):
+    """A frame that the line sent and that was kept.
+
+    Attributes:
+        cause: ``ng``, ``uncertain`` or ``disagreement``.
+        image_sha256: Of what was inspected, as in the ledger.
+        file_sha256: Of the picture file that is kept; another one where a camera's buffer came.
+        answer: What ``/predict`` answered, pictures left out.
+        shadow_answer: What the shadow model said, of a disagreement.
+        image: Where the picture is.
+    """
+
+    id: int
+    cause: Literal["ng", "uncertain", "disagreement"]
+    kept_at: datetime
+    image_sha256: str
+    file_sha256: str
+    media_type: str
+    byte_count: int
+    width: int
+    height: int
+    answer: dict[str, Any]
+    shadow_answer: dict[str, Any] | None
+    image: str
+
+
+class ShadowCountResource(_Resource):
+    """What became of the frames of a shadow run while one model was served.
+
+    Attributes:
+        served_model: The model that the line was answered by.
+        compared: Frames that both looked at.
+        same_verdict: Rate of the same verdict, with its exact 95 % interval.
+        agreed: Rate of the same verdict and defects that meet, with its exact 95 % interval.
+        dropped: Frames that the shadow did not see because the line was busy.
+        failed: Frames of which it said nothing.
+    """
+
+    served_model: str
+    compared: int
+    same_verdict: dict[str, Any]
+    agreed: dict[str, Any]
+    dropped: int
+    failed: int
+
+
+class ShadowResource(_Resource):
+    """A model that runs beside a deployment, and how far it agrees.
+
+    Attributes:
+        disagreements: How many are kept.
+        last_error: Why it last said nothing of a frame, since the service began.
+    """
+
+    model: str
+    sample_rate: float
+    max_frames: int
+    max_bytes: int
+    started_at: datetime
+    ended_at: datetime | None
+    counts: tuple[ShadowCountResource, ...]
+    disagreements: int
+    last_error: str | None

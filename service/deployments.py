@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from models import BundleInfo
-from service.database.tables import Deployment, DeploymentEvent
-from service.deployment_resources import Constraint, Gate, Keeping, Override
+from service.database.tables import Deployment, DeploymentEvent, ShadowRun
+from service.deployment_resources import Constraint, Gate, Keeping, Override, ShadowWish
 from service.errors import Conflict, NotFound
 from service.promotion import ConstraintNotMet, judge
 
@@ -50,6 +50,14 @@ class Promotion:
 
 
 @dataclass(frozen=True)
+class Shadowing:
+    """The comparison that frames of a deployment may take part in."""
+
+    run_id: int
+    wish: ShadowWish
+
+
+@dataclass(frozen=True)
 class Served:
     """What a prediction is made with, read once: a swap meanwhile changes nothing of it.
 
@@ -57,14 +65,14 @@ class Served:
         model_id: The model.
         deployment: The name it was asked under; None if the model was named itself.
         warnings: What each answer has to say of it.
-        shadow_run_id: The comparison that the frame may take part in.
+        shadow: The model that may see the frame, too.
         keeping: Which frames are kept.
     """
 
     model_id: str
     deployment: str | None = None
     warnings: tuple[str, ...] = ()
-    shadow_run_id: int | None = None
+    shadow: Shadowing | None = None
     keeping: Keeping | None = None
 
 
@@ -96,9 +104,16 @@ def served(session: Session, name: str) -> Served:
         model_id=deployment.model_id,
         deployment=name,
         warnings=warnings_of(deployment),
-        shadow_run_id=deployment.shadow_run_id,
+        shadow=_shadowing(session, deployment),
         keeping=None if keeping is None else Keeping.model_validate(keeping),
     )
+
+
+def _shadowing(session: Session, deployment: Deployment) -> Shadowing | None:
+    if deployment.shadow_run_id is None:
+        return None
+    run = session.get_one(ShadowRun, deployment.shadow_run_id)
+    return Shadowing(run.id, ShadowWish.model_validate(run.wish))
 
 
 def warnings_of(deployment: Deployment) -> tuple[str, ...]:

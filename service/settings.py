@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     ledger_max_bytes: Annotated[int, Field(gt=0)] = 4 * 1024**3
     # None keeps inspections however old.
     ledger_max_age_days: Annotated[float, Field(gt=0)] | None = None
+    # How far a shadow model's process gives way to the line where both want a core.
+    shadow_niceness: Annotated[int, Field(ge=0, le=19)] = 19
     worker_poll_s: Annotated[float, Field(gt=0)] = 0.5
     # A worker that has not renewed its lease for this long is taken for dead.
     lease_s: Annotated[float, Field(gt=0)] = 15.0

@@ -18,6 +18,7 @@ from service.api import (
     imports,
     items,
     jobs,
+    kept_frames,
     ledger,
     metrics,
     models,
@@ -26,6 +27,7 @@ from service.api import (
     predict,
     problems,
     reports,
+    shadow,
     version_health,
     versions,
     weights,
@@ -41,6 +43,7 @@ from service.datasets.imports import ABANDONED_AFTER_S
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.picture_cache import PictureCache
 from service.datasets.preview_store import PreviewStore
+from service.follow_up import FollowUp
 from service.inference import InferenceEngine
 from service.ledger.journal import Retention
 from service.ledger.recorder import PredictionRecorder
@@ -93,6 +96,8 @@ def create_app(settings: Settings) -> FastAPI:
         reports.router,
         weights.router,
         deployments.router,
+        shadow.router,
+        kept_frames.router,
         predict.router,
         parts.router,
         ledger.router,
@@ -109,7 +114,10 @@ def _add_prediction(app: FastAPI) -> None:
     app.state.metrics = ServingMetrics(lambda: len(inference.queue))
     app.state.frame_threads = FrameThreads()
     app.state.inspections = FrameInspections(inference, app.state.frame_threads, app.state.metrics)
-    app.state.answers = Answers(app.state.recorder, app.state.metrics)
+    app.state.follow_up = FollowUp(
+        app.state.engine, app.state.storage, inference, app.state.settings
+    )
+    app.state.answers = Answers(app.state.recorder, app.state.metrics, app.state.follow_up)
 
 
 def _preview_store(app: FastAPI) -> PreviewStore:
@@ -137,10 +145,12 @@ def _describe_problems(app: FastAPI) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await anyio.to_thread.run_sync(migrate.upgrade, app.state.engine)
     await anyio.to_thread.run_sync(_clear_abandoned, app)
+    await anyio.to_thread.run_sync(app.state.follow_up.keeper.prune_all)
     yield
     await anyio.to_thread.run_sync(app.state.measurer.close)
     await anyio.to_thread.run_sync(app.state.inference.close)
     await anyio.to_thread.run_sync(app.state.frame_threads.close)
+    await anyio.to_thread.run_sync(app.state.follow_up.close)
     await anyio.to_thread.run_sync(app.state.recorder.close)
     app.state.engine.dispose()
 

@@ -13,6 +13,7 @@ from service.api.frame_threads import FrameThreads
 from service.api.inspections import FrameInspections
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.preview_store import PreviewStore
+from service.follow_up import FollowUp
 from service.inference import InferenceEngine
 from service.ledger.recorder import PredictionRecorder
 from service.serving_metrics import ServingMetrics
@@ -80,6 +81,12 @@ def get_recorder(request: Request) -> PredictionRecorder:
     return recorder
 
 
+def get_follow_up(request: Request) -> FollowUp:
+    """Return what happens to frames after their answers."""
+    follow_up: FollowUp = request.app.state.follow_up
+    return follow_up
+
+
 def get_previews(request: Request) -> PreviewStore:
     """Return the store of drawn previews."""
     previews: PreviewStore = request.app.state.previews
@@ -117,6 +124,7 @@ AnswersDependency = Annotated[Answers, Depends(get_answers)]
 ArchivePiecesDependency = Annotated[ArchivePieces, Depends(get_archive_pieces)]
 EngineDependency = Annotated[Engine, Depends(get_engine)]
 FrameThreadsDependency = Annotated[FrameThreads, Depends(get_frame_threads)]
+FollowUpDependency = Annotated[FollowUp, Depends(get_follow_up)]
 InferenceDependency = Annotated[InferenceEngine, Depends(get_inference)]
 InspectionsDependency = Annotated[FrameInspections, Depends(get_inspections)]
 MeasurerDependency = Annotated[FrameMeasurer, Depends(get_measurer)]

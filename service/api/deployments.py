@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from models import BundleInfo
 from service import deployments, model_registry
@@ -15,7 +16,7 @@ from service.api.dependencies import (
     WriteSession,
 )
 from service.api.paging import Cursor, Limit, Page, fetch_page
-from service.database.tables import Deployment, DeploymentEvent
+from service.database.tables import Deployment, DeploymentEvent, ShadowRun
 from service.deployment_resources import (
     Constraint,
     DeploymentEventResource,
@@ -105,13 +106,13 @@ def list_deployments(
     rows, following = fetch_page(
         session, select(Deployment), order=(Deployment.name,), limit=limit, cursor=cursor
     )
-    return Page(items=[resource(row) for row in rows], next_cursor=following)
+    return Page(items=[resource(session, row) for row in rows], next_cursor=following)
 
 
 @router.get("/deployments/{name}")
 def get_deployment(name: Name, session: ReadSession) -> DeploymentResource:
     """Return what a name serves, what it asks of models, and how the served one stands to that."""
-    return resource(deployments.get(session, name))
+    return resource(session, deployments.get(session, name))
 
 
 @router.put(
@@ -148,7 +149,7 @@ def put_deployment(
     make_ready(inference, body.model)
     deployment, event = deployments.put(writing, name, promotion, body.author(user))
     response.status_code = 201 if event is not None and event.kind == "created" else 200
-    return told(recorder, deployment, event)
+    return told(writing, recorder, deployment, event)
 
 
 @router.post("/deployments/{name}:rollback")
@@ -168,7 +169,7 @@ def roll_back_deployment(
     deployment, event = deployments.roll_back(
         writing, name, promotion, body.author(user), given_up=body.given_up
     )
-    return told(recorder, deployment, event)
+    return told(writing, recorder, deployment, event)
 
 
 @router.get("/deployments/{name}/history")
@@ -194,6 +195,7 @@ def make_ready(inference: InferenceEngine, model_id: str) -> BundleInfo:
 
 
 def told(
+    session: Session,
     recorder: PredictionRecorder,
     deployment: Deployment,
     event: DeploymentEvent | None,
@@ -203,7 +205,7 @@ def told(
     The entry comes before the commit: no prediction of the new model can stand before it. A disk
     that does not take it holds up no rollback; the answer and the history then say so.
     """
-    answer = resource(deployment)
+    answer = resource(session, deployment)
     if event is None:
         return answer
     event.ledger_sequence = recorder.append(deployments.ledger_body(event))
@@ -213,9 +215,9 @@ def told(
     return answer.model_copy(update={"warnings": (*answer.warnings, warning)})
 
 
-def resource(deployment: Deployment) -> DeploymentResource:
+def resource(session: Session, deployment: Deployment) -> DeploymentResource:
     """Return what the API answers of a deployment."""
-    keeping = deployment.keeping
+    keeping, run_id = deployment.keeping, deployment.shadow_run_id
     return DeploymentResource(
         name=deployment.name,
         model=deployment.model_id,
@@ -223,6 +225,7 @@ def resource(deployment: Deployment) -> DeploymentResource:
         constraint=deployments.constraint_of(deployment),
         gate=Gate.model_validate(deployment.gate),
         keep=None if keeping is None else Keeping.model_validate(keeping),
+        shadow=None if run_id is None else session.get_one(ShadowRun, run_id).model_id,
         warnings=deployments.warnings_of(deployment),
         updated_at=deployment.updated_at,
     )

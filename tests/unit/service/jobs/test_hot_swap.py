@@ -110,7 +110,7 @@ def test_swaps_and_rollbacks_under_load_lose_and_mix_no_answer(
     is_over = Event()
 
     def send(sender: int) -> list[tuple[int, Any]]:
-        answers = []
+        answers: list[tuple[int, Any]] = []
         while not is_over.is_set():
             frame = (len(answers) + sender) % len(bodies)
             parts = {"file": ("a.png", bodies[frame])}

@@ -54,7 +54,8 @@ def test_who_leaves_while_waiting_is_not_inspected(
         head = "".join(f"{name}: {value}\r\n" for name, value in layout.items())
         leaving = socket.create_connection(("127.0.0.1", port))
         leaving.sendall(
-            f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n{head}\r\n".encode()
+            b"POST /predict HTTP/1.1\r\nHost: a\r\n"
+            + f"Content-Length: {len(body)}\r\n{head}\r\n".encode()
             + body
         )
         wait_until(lambda: metric(client, "hairline_frames_waiting") == 2)

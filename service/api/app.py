@@ -45,6 +45,7 @@ from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
 from service.ledger.journal import Retention
 from service.ledger.recorder import PredictionRecorder
+from service.serving_mark import ServingMark
 from service.serving_metrics import ServingMetrics
 from service.settings import Settings
 from service.storage import Storage
@@ -110,7 +111,12 @@ def _add_prediction(app: FastAPI) -> None:
     inference: InferenceEngine = app.state.inference
     app.state.metrics = ServingMetrics(lambda: len(inference.queue))
     app.state.frame_threads = FrameThreads()
-    app.state.inspections = FrameInspections(inference, app.state.frame_threads, app.state.metrics)
+    app.state.inspections = FrameInspections(
+        inference,
+        app.state.frame_threads,
+        app.state.metrics,
+        ServingMark(app.state.storage.serving_mark),
+    )
     app.state.answers = Answers(app.state.recorder, app.state.metrics)
 
 

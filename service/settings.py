@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     worker_poll_s: Annotated[float, Field(gt=0)] = 0.5
     # A worker that has not renewed its lease for this long is taken for dead.
     lease_s: Annotated[float, Field(gt=0)] = 15.0
+    # Training on this machine pauses so long at a time while frames are inspected; 0 never does.
+    training_longest_pause_s: Annotated[float, Field(ge=0)] = 20.0
     # A run that dies this often without reaching a new checkpoint is failed instead of resumed.
     max_fruitless_attempts: Annotated[int, Field(gt=0)] = 3
 

@@ -57,6 +57,11 @@ class Storage:
         """Files under way: on the blobs' file system, so that a rename is atomic."""
         return self.root / "spool"
 
+    @property
+    def serving_mark(self) -> Path:
+        """The file whose time of change tells when the last frame came to be inspected."""
+        return self.root / "serving"
+
     def put_blob(self, content: bytes, sha256: str) -> BlobState:
         """Keep the content under its digest and return how it was found.
 

@@ -22,6 +22,7 @@ from service.api import (
     ledger,
     metrics,
     models,
+    open_inference,
     operating_points,
     parts,
     predict,
@@ -37,6 +38,7 @@ from service.api.archive_pieces import ArchivePieces
 from service.api.frame_threads import FrameThreads
 from service.api.inspections import FrameInspections
 from service.api.request_id import RequestIdMiddleware
+from service.api.slow_bodies import SlowBodyMiddleware
 from service.database import migrate
 from service.database.engine import open_engine, session_factory
 from service.datasets.imports import ABANDONED_AFTER_S
@@ -47,6 +49,7 @@ from service.follow_up import FollowUp
 from service.inference import InferenceEngine
 from service.ledger.journal import Retention
 from service.ledger.recorder import PredictionRecorder
+from service.serving_mark import ServingMark
 from service.serving_metrics import ServingMetrics
 from service.settings import Settings
 from service.storage import Storage
@@ -82,6 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.recorder = _recorder(settings)
     _add_prediction(app)
     problems.install(app)
+    app.add_middleware(SlowBodyMiddleware)
     app.add_middleware(RequestIdMiddleware)
     for router in (
         datasets.router,
@@ -100,6 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
         kept_frames.router,
         predict.router,
         parts.router,
+        open_inference.router,
         ledger.router,
         health.router,
         metrics.router,
@@ -113,7 +118,12 @@ def _add_prediction(app: FastAPI) -> None:
     inference: InferenceEngine = app.state.inference
     app.state.metrics = ServingMetrics(lambda: len(inference.queue))
     app.state.frame_threads = FrameThreads()
-    app.state.inspections = FrameInspections(inference, app.state.frame_threads, app.state.metrics)
+    app.state.inspections = FrameInspections(
+        inference,
+        app.state.frame_threads,
+        app.state.metrics,
+        ServingMark(app.state.storage.serving_mark),
+    )
     app.state.follow_up = FollowUp(
         app.state.engine, app.state.storage, inference, app.state.settings
     )

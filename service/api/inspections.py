@@ -31,6 +31,7 @@ from service.resources import (
     Prediction,
     Verdict,
 )
+from service.serving_mark import ServingMark
 from service.serving_metrics import ServingMetrics
 
 T = TypeVar("T")
@@ -116,14 +117,20 @@ class FrameInspections:
         inference: The engine that owns the device.
         threads: For everything else.
         metrics: Counts requests that end without an answer.
+        serving: Tells training of each frame.
     """
 
     def __init__(
-        self, inference: InferenceEngine, threads: FrameThreads, metrics: ServingMetrics
+        self,
+        inference: InferenceEngine,
+        threads: FrameThreads,
+        metrics: ServingMetrics,
+        serving: ServingMark,
     ) -> None:
         self._inference = inference
         self._threads = threads
         self._metrics = metrics
+        self._serving = serving
 
     async def inspect(
         self, request: Request, wish: Wish, model: BundleInfo, read: ReadFrames
@@ -202,6 +209,7 @@ class FrameInspections:
         draft.timings_ms["decode"] = 1000 * (time.perf_counter() - begin_s)
         draft.notes = decoded.notes
         draft.size = (decoded.pixels.shape[0], decoded.pixels.shape[1])
+        self._serving.touch()
         self._inference.queue.put(place, decoded.pixels)
         # The device is at work meanwhile.
         draft.sha256 = hashlib.sha256(draft.upload.raw).hexdigest()

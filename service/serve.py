@@ -33,7 +33,7 @@ _LONGEST_PAUSE_S = 30.0
 API_GRACE_S = 20
 _STOP_GRACE_S = API_GRACE_S + 10.0
 _POLL_S = 0.2
-_QUIET = {
+QUIET_ENVIRONMENT = {
     # Training and inference share the cores: threads that spin while they wait made a training step
     # on two cores 50 times slower beside a second torch process.  OpenMP reads this at its start,
     # and the training program inherits it.
@@ -140,7 +140,7 @@ class Child:
     ) -> None:
         self._role = role
         self._environment = {
-            **_QUIET,
+            **QUIET_ENVIRONMENT,
             **os.environ,
             **settings_environment(settings),
             **extra_environment,

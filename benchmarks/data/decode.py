@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import tifffile
 
-from benchmarks.data import page
+from benchmarks.data.page import PAGE
 from benchmarks.data.rounds import measure_rounds, median_s, ratio
+from benchmarks.results_page import spread
 from data import decode_image
 from data.augmentation import Augmentation, AugmentationSpec
 from data.synthetic import draw_frame
@@ -24,12 +25,12 @@ _PLAIN_VARIED, _VARIED = "cv2 varied", "data varied"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's arguments."""
-    page.add_arguments(parser)
+    PAGE.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and write the page; return the exit status."""
-    return page.record("decode", arguments, measure)
+    return PAGE.record("decode", arguments, measure)
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -42,10 +43,10 @@ def measure(quick: bool) -> dict[str, Any]:
             [
                 name,
                 f"{1 / median_s(seconds, _STRICT):.1f}",
-                page.spread(ratio(seconds, _STRICT, _PLAIN)),
+                spread(ratio(seconds, _STRICT, _PLAIN)),
                 f"{1 / median_s(seconds, _VARIED):.1f}",
-                page.spread(ratio(seconds, _VARIED, _PLAIN_VARIED)),
-                page.spread(ratio(seconds, _VARIED, _PLAIN)),
+                spread(ratio(seconds, _VARIED, _PLAIN_VARIED)),
+                spread(ratio(seconds, _VARIED, _PLAIN)),
             ]
         )
     return {

@@ -17,9 +17,10 @@ from typing import Any
 
 import imagecodecs
 
-from benchmarks.data import page
+from benchmarks.data.page import PAGE
 from benchmarks.data.rounds import measure_rounds, median_s, ratio
 from benchmarks.data.running_service import running_service
+from benchmarks.results_page import spread
 from data.synthetic import draw_frame
 from service.client import HairlineClient
 from service.folder_upload import list_folder, upload_files
@@ -29,12 +30,12 @@ _POLL_S = 0.02
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's arguments."""
-    page.add_arguments(parser)
+    PAGE.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and write the page; return the exit status."""
-    return page.record("import", arguments, measure)
+    return PAGE.record("import", arguments, measure)
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def measure(quick: bool) -> dict[str, Any]:
     baselines = [name for name in ("unzip", "cp -r", "cp -r, sync") if name in seconds]
     rows = []
     for arm in seconds:
-        times = [page.spread(ratio(seconds, arm, baseline)) for baseline in baselines]
+        times = [spread(ratio(seconds, arm, baseline)) for baseline in baselines]
         rate = f"{megabytes / median_s(seconds, arm):.0f} MB/s"
         rows.append([arm, f"{frames / median_s(seconds, arm):.1f}", rate, *times])
     return {

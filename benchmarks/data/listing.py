@@ -16,9 +16,10 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.data import page
+from benchmarks.data.page import PAGE
 from benchmarks.data.rounds import measure_rounds, median_s, ratio
 from benchmarks.data.running_service import running_service
+from benchmarks.results_page import spread
 from data.labels import GoodFrame, Polygon, PolygonLabels
 from service.client import HairlineClient
 from service.database.engine import open_engine, session_factory
@@ -32,12 +33,12 @@ _ROWS_A_TRANSACTION = 2000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's arguments."""
-    page.add_arguments(parser)
+    PAGE.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and write the page; return the exit status."""
-    return page.record("listing", arguments, measure)
+    return PAGE.record("listing", arguments, measure)
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def _latency(
         warm_up=3,
     )
     times = [f"{1000 * median_s(seconds, arm):.1f} ms" for arm in ("small", "large")]
-    return [title, *times, page.spread(ratio(seconds, "large", "small"))]
+    return [title, *times, spread(ratio(seconds, "large", "small"))]
 
 
 def _freeze(

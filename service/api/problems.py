@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from data.errors import DataError
 from models.errors import ModelsError
 from service.api.request_id import HEADER
+from service.deployment_resources import Gate
 from service.errors import (
     Conflict,
     FileOutcome,
@@ -27,7 +28,9 @@ from service.errors import (
     PayloadTooLarge,
     ServiceError,
     StorageError,
+    TooManyRequests,
 )
+from service.promotion import ConstraintNotMet
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ _STATUS: Mapping[type[ServiceError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
+    TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     StorageError: HTTPStatus.INSUFFICIENT_STORAGE,
 }
@@ -75,6 +79,7 @@ class Problem(BaseModel):
     where: str | None = None
     hint: str | None = None
     files: list[FileOutcome] | None = None
+    gate: Gate | None = None
 
 
 def install(app: FastAPI) -> None:
@@ -144,6 +149,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     files = None
     if isinstance(error, FilesRejected):
         files = [asdict(outcome) for outcome in error.outcomes]
+    gate = error.gate.model_dump(mode="json") if isinstance(error, ConstraintNotMet) else None
     return problem_response(
         request,
         status,
@@ -154,6 +160,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
         where=error.where,
         hint=error.hint,
         files=files,
+        gate=gate,
     )
 
 

@@ -19,12 +19,13 @@ from service.database.tables import Job, Version
 from service.errors import StorageError
 from service.ids import new_id
 from service.jobs import repository
-from service.jobs.run_directory import read_log_tail, start_attempt, write_config
+from service.jobs.run_directory import read_log_tail, request_yield, start_attempt, write_config
 from service.jobs.spec import JobSpec, run_config
 from service.jobs.states import JobStatus
 from service.settings import Settings
 from service.storage import Storage
 from service.worker import presence
+from service.worker.engine_runner import EngineRunner
 from service.worker.followed_run import FollowedRun
 from service.worker.import_runner import ImportRunner
 from service.worker.run_process import TRAINING_COMMAND, RunProcess
@@ -62,6 +63,7 @@ class Worker:
         self._writes = session_factory(engine)
         self._presence = presence.Presence(storage.root, self.id)
         self._imports = ImportRunner(settings, engine, storage, self.id)
+        self._engines = EngineRunner(settings, engine, storage, self.id)
         self._runs: dict[str, FollowedRun] = {}
         self._renew_at = 0.0
 
@@ -75,6 +77,7 @@ class Worker:
 
     def close(self) -> None:
         """Leave: the next worker takes the jobs over at once."""
+        self._engines.close()
         self._presence.release()
         logger.info("worker %s ends; %d runs go on without it", self.id, len(self._runs))
 
@@ -98,6 +101,7 @@ class Worker:
         if claimed is not None:
             self._start(claimed)
         self._imports.tick()
+        self._engines.tick()
 
     def _renew(self) -> None:
         lease_s = self._settings.lease_s
@@ -108,12 +112,14 @@ class Worker:
             logger.warning("%s: another worker has taken it over", job_id)
             del self._runs[job_id]
         self._imports.renew_lease()
+        self._engines.renew_lease()
         self._renew_at = time.monotonic() + lease_s / 3
 
     def _take_over(self, dead: set[str]) -> None:
         with self._writes.begin() as session:
             jobs = repository.take_over(session, self.id, self._settings.lease_s, dead)
         self._imports.take_over(dead)
+        self._engines.take_over(dead)
         presence.forget(self._storage.root, dead)
         for job in jobs:
             run_dir = self._storage.run_dir(job.id)
@@ -139,6 +145,8 @@ class Worker:
             before = FollowedRun(job.id, run_dir, None)
             before.look()
             start_attempt(run_dir, after_seq=before.view.last_seq)
+            longest_pause_s = self._settings.training_longest_pause_s
+            request_yield(run_dir, self._storage.serving_mark, longest_pause_s)
             process = RunProcess.start(run_dir, self._command)
             with self._writes.begin() as session:
                 repository.record(session, job.id, self.id, {"attempts": Job.attempts + 1})

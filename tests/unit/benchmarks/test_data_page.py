@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.data.__main__ import main
-from benchmarks.data.page import TITLES, render
+from benchmarks.data.page import PAGE
 from benchmarks.data.rounds import measure_rounds, ratio
 
 
@@ -15,7 +15,7 @@ def test_a_quick_run_of_everything_writes_a_complete_page(tmp_path: Path) -> Non
     assert main(["all", "--quick", "--results", str(results)]) == 0
     page = results.with_suffix(".md").read_text()
     sections = page.split("\n## ")[1:]
-    assert [section.splitlines()[0] for section in sections] == list(TITLES.values())
+    assert [section.splitlines()[0] for section in sections] == list(PAGE.titles.values())
     for section, rows in zip(sections, (4, 6, 5), strict=True):
         assert "load average" in section
         assert "--quick" in section
@@ -27,7 +27,7 @@ def test_a_quick_run_of_everything_writes_a_complete_page(tmp_path: Path) -> Non
 
 
 def test_a_page_names_what_was_not_measured() -> None:
-    assert render({}).count("Not measured") == len(TITLES)
+    assert PAGE.render({}).count("Not measured") == len(PAGE.titles)
 
 
 def test_arms_take_turns_and_their_warm_up_is_left_out() -> None:

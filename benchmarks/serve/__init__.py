@@ -1,0 +1,1 @@
+"""The line's side measured: latency, models swapped under load, runtimes."""

@@ -1,0 +1,34 @@
+"""``python -m benchmarks.serve COMMAND``: one benchmark a command, each with its own options."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "latency": ("latency", "where an answer's time goes, beside a plain FastAPI endpoint"),
+    "load": ("load", "clients that never pause while models are swapped, each answer checked"),
+    "runtimes": ("runtimes", "every engine's speed, memory and verdicts beside eager torch"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module_name, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        # Only the module of the named command is imported: each needs libraries of its own.
+        if argv[:1] == [name]:
+            module = importlib.import_module(f"benchmarks.serve.{module_name}")
+            command.description = module.__doc__
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    arguments = parser.parse_args(argv)
+    status: int = arguments.run(arguments)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

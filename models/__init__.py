@@ -15,7 +15,16 @@ from models.detection import label_offset
 from models.detection_spec import DetectionSpec
 from models.detections import Candidates, Detections, frame_candidates, frame_detections
 from models.detector_runtime import FrozenDetector, freeze_bundle
-from models.errors import BundleError, FrameError, ModelsError, OutputError, SpecError, WeightsError
+from models.engines import Engine, EngineName
+from models.errors import (
+    BundleError,
+    EngineError,
+    FrameError,
+    ModelsError,
+    OutputError,
+    SpecError,
+    WeightsError,
+)
 from models.loss_spec import LossSpec
 from models.losses import SegmentationLoss
 from models.preprocessing import (
@@ -42,6 +51,9 @@ __all__ = [
     "Defect",
     "DetectionSpec",
     "Detections",
+    "Engine",
+    "EngineError",
+    "EngineName",
     "FrameError",
     "FrozenDetector",
     "FrozenModel",

@@ -5,7 +5,8 @@ ModelsError
 ├── BundleError  a bundle on disk is missing, damaged or of another format
 ├── WeightsError a file of weights can't be read, or does not fit the network
 ├── FrameError   the frame does not suit the model
-└── OutputError  the model answered with what is no answer
+├── OutputError  the model answered with what is no answer
+└── EngineError  the model can't be exported, or what it was exported to can't be used
 """
 
 
@@ -40,3 +41,7 @@ class FrameError(ModelsError):
 
 class OutputError(ModelsError):
     """The model answered with what is no answer."""
+
+
+class EngineError(ModelsError):
+    """The model can't be exported, or what it was exported to can't be used."""

@@ -55,6 +55,31 @@ def frame_to_tensor(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Tenso
         A float32 tensor (C, h, w) of `resized_size`, and notes on what was converted.
 
     Raises:
+        FrameError: See `model_pixels`.
+    """
+    pixels, notes = model_pixels(pixels, preprocessing)
+    # Standardized one channel at a time into the final layout: a float copy in camera layout would
+    # be 60 MB more at 5 megapixels, and its transposition the slowest step.
+    tensor = torch.empty(preprocessing.in_channels, *pixels.shape[:2])
+    for channel in range(preprocessing.in_channels):
+        source = pixels[:, :, channel]
+        np.subtract(source, np.float32(preprocessing.mean[channel]), out=tensor[channel].numpy())
+        tensor[channel] /= preprocessing.std[channel]
+    return tensor, notes
+
+
+def model_pixels(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Pixels, list[str]]:
+    """Return a frame as its model's camera would have delivered it, not yet standardized.
+
+    Args:
+        pixels: (H, W) or (H, W, C), uint8 or uint16.
+        preprocessing: The model's.
+
+    Returns:
+        Pixels (h, w, in_channels) of `resized_size`, a view where nothing had to be converted, and
+        notes on what was converted.
+
+    Raises:
         FrameError: If the frame's depth differs from the model's, or a colour frame meets a model
             of mono frames: either means that the camera or its settings have changed.  Also if a
             mosaic was not demosaiced.
@@ -90,16 +115,11 @@ def frame_to_tensor(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Tenso
             "the model was trained; defects of few pixels may be lost"
         )
         pixels = resize_pixels(pixels, size)
-    # Standardized one channel at a time into the final layout: a float copy in camera layout would
-    # be 60 MB more at 5 megapixels, and its transposition the slowest step.
-    tensor = torch.empty(preprocessing.in_channels, *pixels.shape[:2])
-    for channel in range(preprocessing.in_channels):
-        source = pixels[:, :, min(channel, channels - 1)]
-        np.subtract(source, np.float32(preprocessing.mean[channel]), out=tensor[channel].numpy())
-        tensor[channel] /= preprocessing.std[channel]
     if channels < preprocessing.in_channels:
         notes.append("mono frame repeated in the model's three channels")
-    return tensor, notes
+        repeated: Any = np.broadcast_to(pixels, (*size, preprocessing.in_channels))
+        pixels = repeated
+    return pixels, notes
 
 
 def resized_size(height_px: int, width_px: int, factor: float) -> tuple[int, int]:
@@ -133,3 +153,20 @@ def pad_to_multiple(batch: Tensor, stride_px: int) -> Tensor:
     if bottom == 0 and right == 0:
         return batch
     return F.pad(batch, (0, right, 0, bottom), mode="replicate")
+
+
+def pad_pixels(pixels: Pixels, stride_px: int) -> Pixels:
+    """Pad a frame (H, W, C) as `pad_to_multiple` does, before it is standardized.
+
+    A quarter of the bytes of the standardized frame are moved, and each pixel standardizes to the
+    same number wherever it was repeated.  A frame that needs no padding is returned as it is.
+    """
+    height, width, channels = pixels.shape
+    bottom, right = -height % stride_px, -width % stride_px
+    if bottom == 0 and right == 0:
+        return pixels
+    padded: Any = cv2.copyMakeBorder(
+        np.ascontiguousarray(pixels), 0, bottom, 0, right, cv2.BORDER_REPLICATE
+    )
+    # OpenCV drops the axis of a single channel.
+    return np.asarray(padded.reshape(height + bottom, width + right, channels))

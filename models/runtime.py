@@ -1,7 +1,10 @@
 """The frozen model: a bundle that looks at one frame of any size and says OK or NG."""
 
+import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +14,13 @@ from torch import nn
 
 from models.bundle import Bundle, BundleInfo
 from models.defects import Defect, Verdict, find_defects
-from models.preprocessing import Pixels, Preprocessing, frame_to_tensor, pad_to_multiple
+from models.engines import REFERENCE_ENGINE, Engine, EngineName, TorchEngine
+from models.errors import EngineError, OutputError
+from models.preprocessing import Pixels, Preprocessing, model_pixels, pad_pixels
 from models.registry import example_input
-from norm import fold_batchnorm
+from norm import FoldReport, fold_batchnorm
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Inspection:
             boxes alone.
         notes: What was converted or left out.
         timings_ms: ``model`` and ``postprocess``.
+        engine: What ran the network.
     """
 
     verdict: Verdict
@@ -34,12 +42,14 @@ class Inspection:
     probabilities: NDArray[np.float32] | None
     notes: tuple[str, ...]
     timings_ms: dict[str, float]
+    engine: EngineName = REFERENCE_ENGINE
 
 
 class FrozenModel:
     """A bundle ready to serve: statistics frozen and folded into the convolutions.
 
-    Not safe for several threads at once; one thread owns a device.
+    Not safe for several threads at once; one thread owns a device.  `use` alone may be called by
+    another.
 
     Args:
         bundle: Its network is folded in place and belongs to this object from now on.
@@ -49,14 +59,31 @@ class FrozenModel:
         info: The bundle's.
         device: The one in use.
         fold_report: Which normalization layers were folded, and which were not and why.
+        network: The folded network, float32, on the device.
     """
 
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
         self.info: BundleInfo = bundle.info
         self.device = resolve_device(device)
-        example = example_input(self.info.model, self.info.preprocessing.in_channels)
-        network, self.fold_report = fold_batchnorm(bundle.network.eval(), example)
-        self._network = network.to(self.device).to(memory_format=torch.channels_last)
+        network, self.fold_report = fold_bundle(bundle)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.reference = TorchEngine(self.network, self.info.preprocessing, self.device)
+        # Engine and notes change together, and a frame reads them once.
+        self._in_use: tuple[Engine, tuple[str, ...]] = (self.reference, ())
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the network: eager torch unless `use` named another."""
+        return self._in_use[0]
+
+    def use(self, engine: Engine, notes: tuple[str, ...] = ()) -> None:
+        """Let another engine run the network from the next frame on.
+
+        Args:
+            engine: Of the same network; whoever calls this has proven that its verdicts are.
+            notes: Are said with each frame.
+        """
+        self._in_use = (engine, notes)
 
     def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
         """Return the probability of each class (K, H, W) at each pixel of a frame.
@@ -64,66 +91,143 @@ class FrozenModel:
         Raises:
             FrameError: If the frame does not suit the model.
         """
-        return self._forward(pixels)[0]
+        ((probabilities, _),) = engine_probabilities(self.engine, [pixels], self.info.preprocessing)
+        return probabilities
 
     def inspect(self, pixels: Pixels) -> Inspection:
         """Look at one frame (H, W) or (H, W, 3), uint8 or uint16; regions are in its own pixels.
 
         Raises:
             FrameError: If the frame does not suit the model.
+            OutputError: The model's answer is no answer.
         """
+        (outcome,) = self.inspect_together([pixels])
+        if isinstance(outcome, OutputError):
+            raise outcome
+        return outcome
+
+    def inspect_together(self, frames: Sequence[Pixels]) -> list[Inspection | OutputError]:
+        """Look at frames of one size and depth in one forward.
+
+        An engine that fails is replaced by the reference for good, and each answer says so.
+
+        Probabilities differ from those of each frame alone by rounding, since libraries sum in
+        another order for another batch: by less than 1e-5 in float32.
+
+        Args:
+            frames: Each as for `inspect`, all of one shape and dtype.
+
+        Returns:
+            For each frame what the model says, or why it says nothing of this one.  The time of the
+            forward is told with each.
+
+        Raises:
+            FrameError: If the frames do not suit the model.
+        """
+        engine, said = self._in_use
         begin = time.perf_counter()
-        probabilities, notes = self._forward(pixels)
-        modelled = time.perf_counter()
+        try:
+            answers = engine_probabilities(engine, frames, self.info.preprocessing)
+        except EngineError as error:
+            if engine is self.reference:
+                raise
+            # The line goes on, more slowly and saying so.
+            logger.exception("%s: %s serves from now on", error.code, self.reference.name)
+            said = (f"{self.reference.name} answers, because {error.detail}",)
+            engine = self.reference
+            self.use(engine, said)
+            answers = engine_probabilities(engine, frames, self.info.preprocessing)
+        model_ms = 1000 * (time.perf_counter() - begin)
+        outcomes: list[Inspection | OutputError] = []
+        for probabilities, notes in answers:
+            try:
+                outcomes.append(self._judged(probabilities, (*notes, *said), model_ms, engine.name))
+            except OutputError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _judged(
+        self,
+        probabilities: NDArray[np.float32],
+        notes: tuple[str, ...],
+        model_ms: float,
+        engine: EngineName,
+    ) -> Inspection:
+        begin = time.perf_counter()
         defects, left_out = find_defects(
             probabilities, self.info.classes, self.info.operating_point
         )
-        done = time.perf_counter()
         return Inspection(
             verdict="NG" if defects else "OK",
             defects=defects,
             probabilities=probabilities,
             notes=(*notes, *left_out),
-            timings_ms={
-                "model": 1000 * (modelled - begin),
-                "postprocess": 1000 * (done - modelled),
-            },
+            timings_ms={"model": model_ms, "postprocess": 1000 * (time.perf_counter() - begin)},
+            engine=engine,
         )
 
-    def _forward(self, pixels: Pixels) -> tuple[NDArray[np.float32], list[str]]:
-        return frame_probabilities(self._network, pixels, self.info.preprocessing, self.device)
+
+def fold_bundle(bundle: Bundle) -> tuple[nn.Module, FoldReport]:
+    """Fold a segmentation bundle's statistics into its convolutions, in place; see `norm`."""
+    example = example_input(bundle.info.model, bundle.info.preprocessing.in_channels)
+    return fold_batchnorm(bundle.network.eval(), example)
 
 
-@torch.inference_mode()
 def frame_probabilities(
     network: nn.Module, pixels: Pixels, preprocessing: Preprocessing, device: torch.device
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Ask a network in eval mode about one whole frame; training and serving share these lines.
 
-    A network of resized frames sees the frame resized; its probabilities are interpolated
-    bilinearly to the frame's own size, so that whoever reads them deals with native pixels alone.
-
     Args:
-        network: On ``device``, in eval mode.
+        network: On ``device``, float32, in eval mode.
         pixels: (H, W) or (H, W, C), uint8 or uint16.
         preprocessing: The network's.
         device: Where it runs.
 
     Returns:
-        Probabilities (K, H, W) float32 at the frame's own size, and notes on what was converted.
+        See `engine_probabilities`.
 
     Raises:
         FrameError: If the frame does not suit the model.
     """
-    tensor, notes = frame_to_tensor(pixels, preprocessing)
-    height, width = tensor.shape[-2:]
-    batch = pad_to_multiple(tensor[None], preprocessing.stride_px)
-    batch = batch.to(device, memory_format=torch.channels_last)
-    answer = network(batch)[:, :, :height, :width].float().sigmoid()
-    native: tuple[int, int] = (pixels.shape[0], pixels.shape[1])
+    engine = TorchEngine(network, preprocessing, device)
+    return engine_probabilities(engine, [pixels], preprocessing)[0]
+
+
+def engine_probabilities(
+    engine: Engine, frames: Sequence[Pixels], preprocessing: Preprocessing
+) -> list[tuple[NDArray[np.float32], list[str]]]:
+    """Ask an engine about whole frames of one shape and dtype in one forward.
+
+    A network of resized frames sees the frame resized; its probabilities are interpolated
+    bilinearly to the frame's own size, so that whoever reads them deals with native pixels alone.
+
+    Returns:
+        For each frame its probabilities (K, H, W) float32 at its own size, which may be a view of
+        the padded ones, and notes on what was converted.
+
+    Raises:
+        FrameError: If the frames do not suit the model.
+        EngineError: The engine failed.
+    """
+    native: tuple[int, int] = (frames[0].shape[0], frames[0].shape[1])
+    prepared = [model_pixels(pixels, preprocessing) for pixels in frames]
+    height, width = prepared[0][0].shape[:2]
+    padded = [pad_pixels(pixels, preprocessing.stride_px) for pixels, _ in prepared]
+    # A single frame is not copied.
+    batch: Any = padded[0][None] if len(padded) == 1 else np.stack(padded)
+    answer = engine.probabilities(batch)[:, :, :height, :width]
     if (height, width) != native:
-        answer = F.interpolate(answer, native, mode="bilinear", align_corners=False)
-    return answer[0].contiguous().cpu().numpy(), notes
+        answer = _interpolated(answer, native)
+    return [(plane, notes) for plane, (_, notes) in zip(answer, prepared, strict=True)]
+
+
+@torch.inference_mode()
+def _interpolated(probabilities: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    enlarged: NDArray[np.float32] = F.interpolate(
+        torch.from_numpy(probabilities), size, mode="bilinear", align_corners=False
+    ).numpy()
+    return enlarged
 
 
 def resolve_device(device: str) -> torch.device:

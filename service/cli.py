@@ -221,19 +221,35 @@ app.command()(compare)
 
 @app.command()
 def export(
-    version: Annotated[str, typer.Argument(help="Id of a frozen version (ver_…).")],
+    version: Annotated[
+        str, typer.Argument(help="Id of a frozen version (ver_…) or a model (mdl_…).")
+    ],
     form: Annotated[
-        str, typer.Option("--format", help="coco, labelme, masks, voc or yolo.")
+        str,
+        typer.Option(
+            "--format", help="coco, labelme, masks, voc or yolo; of a model onnx or openvino."
+        ),
     ] = "coco",
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Tar file to write; VERSION-FORMAT.tar without it."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Tar file to write, VERSION-FORMAT.tar without it; of a model a folder.",
+        ),
     ] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Write a version's frames and labels to a tar file that other tools, or Hairline, read."""
+    """Write a version's frames and labels to a tar file, or a model's export into a folder.
+
+    A model's export is refused if it judges any golden frame otherwise than the model does.
+    """
+    from service.cli_engines import MODEL_FORMATS, export_model
     from service.client import HairlineClient, HairlineError
 
+    if form in MODEL_FORMATS:
+        export_model(version, form, output, url)
+        return
     target = output or Path(f"{version}-{form}.tar")
     with HairlineClient(url) as client, _byte_bar("export") as show:
         try:

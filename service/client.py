@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from service.client_comparisons import ComparisonCalls
 from service.client_datasets import DatasetCalls
+from service.client_engines import EngineCalls
 from service.client_transport import (
     DEFAULT_TIMEOUT_S,
     HairlineError,
@@ -35,7 +36,7 @@ from service.resources import (
 __all__ = ["HairlineClient", "HairlineError"]
 
 
-class HairlineClient(DatasetCalls, ComparisonCalls):
+class HairlineClient(DatasetCalls, ComparisonCalls, EngineCalls):
     """Calls one Hairline service.
 
     Every method raises `HairlineError` when the service refuses or can't be reached.

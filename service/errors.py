@@ -7,6 +7,7 @@ ServiceError
 ├── NotFound           no such resource
 ├── Conflict           the resource's state forbids it
 ├── NotReady           not now; the same request may succeed later
+│   └── TooManyRequests  not now, because this client asks for more than its share
 └── StorageError       the disk under the service failed
 """
 
@@ -102,6 +103,10 @@ class NotReady(ServiceError):
     ) -> None:
         super().__init__(code, detail, file=file, where=where, hint=hint)
         self.retry_after_s = retry_after_s
+
+
+class TooManyRequests(NotReady):
+    """Not now, because this client asks for more than its share."""
 
 
 class StorageError(ServiceError):

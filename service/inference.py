@@ -4,9 +4,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Sequence
 
 from models import (
     BundleInfo,
@@ -14,41 +12,43 @@ from models import (
     FrozenModel,
     Inspection,
     Pixels,
-    freeze_bundle,
-    load_bundle,
     read_bundle_info,
 )
-from service.errors import NotReady
+from service.frame_queue import FrameQueue, Inspected, WaitingFrame
+from service.served_models import ServedModels
 from service.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 # Weights take tens of megabytes, the activations of one frame of 5 megapixels gigabytes, so memory
 # is decided by the one forward at a time; this only bounds a long life with many models.
 _WARM_MODELS = 3
-# Each waiting frame holds its pixels, up to 600 MB at the pixel limit.
-_WAITING_FRAMES = 16
 
 
 class InferenceEngine:
-    """Loads bundles and looks at frames, one at a time, in a thread of its own.
+    """Loads bundles and looks at frames, in a thread of its own that no other work goes through.
+
+    A model is loaded by whoever asks to have it warm, beside the frames of other models, so that a
+    line meets its deadlines while the next model is being deployed.
 
     Args:
         storage: Where bundles are.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        queue: Of the frames that wait.
+
+    Side effects: starts a thread; `close` ends it.
     """
 
-    def __init__(self, storage: Storage, device: str) -> None:
+    def __init__(self, storage: Storage, device: str, queue: FrameQueue | None = None) -> None:
         self._storage = storage
-        self._device = device
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        self._places = threading.BoundedSemaphore(_WAITING_FRAMES)
-        # What the last frame took: a place is free again after about as long.
-        self._frame_s = 1.0
-        # Touched by the inference thread alone.
+        self._models = ServedModels(storage, device)
+        self.queue = queue or FrameQueue()
+        self._loading = threading.Lock()
+        self._guard = threading.Lock()
+        # Guarded by ``_guard``.
         self._warm: OrderedDict[str, FrozenModel | FrozenDetector] = OrderedDict()
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._thread.start()
 
     def warm(self, model_id: str) -> BundleInfo:
         """Load a model if it is not loaded, and return what it is.
@@ -56,7 +56,7 @@ class InferenceEngine:
         Raises:
             BundleError: Its bundle is missing or damaged.
         """
-        return self._thread.submit(lambda: self._model(model_id).info).result()
+        return self._model(model_id).info
 
     def describe(self, model_id: str) -> BundleInfo:
         """Return what a model is, without loading it or waiting for the device.
@@ -64,6 +64,9 @@ class InferenceEngine:
         Raises:
             BundleError: Its description is missing or damaged.
         """
+        loaded = self._loaded(model_id)
+        if loaded is not None:
+            return loaded.info
         return read_bundle_info(self._storage.bundle_dir(model_id))
 
     def inspect(
@@ -77,46 +80,89 @@ class InferenceEngine:
             NotReady: Too many frames are waiting.
             TimeoutError: There is no answer after ``timeout_s`` seconds.
         """
-
-        def look() -> tuple[BundleInfo, Inspection]:
-            model = self._model(model_id)
-            begin = time.perf_counter()
-            inspection = model.inspect(pixels)
-            self._frame_s = time.perf_counter() - begin
-            return model.info, inspection
-
-        future = self._submit(look)
+        deadline_s = None if timeout_s is None else time.perf_counter() + timeout_s
+        (frame,) = self.queue.admit(model_id, "", deadline_s)
         try:
-            return future.result(timeout_s)
-        except TimeoutError:
-            future.cancel()
-            raise
+            self.queue.put(frame, pixels)
+            inspected = frame.outcome.result(timeout_s)
+        finally:
+            self.queue.leave(frame)
+        return inspected.info, inspected.inspection
 
     def close(self) -> None:
         """Finish the frame under way and let go of the models."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self.queue.close()
+        self._thread.join()
+        self._models.close()
         self._warm.clear()
 
-    def _submit(self, work: Callable[[], T]) -> Future[T]:
-        if not self._places.acquire(blocking=False):
-            raise NotReady(
-                "inference_busy",
-                f"{_WAITING_FRAMES} frames are waiting already",
-                hint="send frames no faster than the model answers, or add a machine",
-                retry_after_s=self._frame_s,
-            )
-        future = self._thread.submit(work)
-        future.add_done_callback(lambda _: self._places.release())
-        return future
+    def _work(self) -> None:
+        while batch := self.queue.take():
+            try:
+                self._look_at(batch)
+            except Exception as error:  # noqa: BLE001 - the device's thread outlives every frame.
+                for frame in batch:
+                    _fail(frame, error)
+
+    def _look_at(self, batch: Sequence[WaitingFrame]) -> None:
+        """Give each frame of a batch its outcome."""
+        model = self._model(batch[0].model_id)
+        if len(batch) > 1 and isinstance(model, FrozenModel):
+            self._look_at_together(model, batch)
+            return
+        for frame in batch:
+            assert frame.pixels is not None  # The queue hands out no others.
+            begin_s = time.perf_counter()
+            try:
+                inspection = model.inspect(frame.pixels)
+            except Exception as error:  # noqa: BLE001 - it belongs to this frame alone.
+                _fail(frame, error)
+                continue
+            self.queue.record_duration(frame.kind, time.perf_counter() - begin_s)
+            _answer(frame, model.info, inspection, begin_s)
+
+    def _look_at_together(self, model: FrozenModel, batch: Sequence[WaitingFrame]) -> None:
+        begin_s = time.perf_counter()
+        outcomes = model.inspect_together(
+            [frame.pixels for frame in batch if frame.pixels is not None]
+        )
+        self.queue.record_duration(batch[0].kind, (time.perf_counter() - begin_s) / len(batch))
+        for frame, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Inspection):
+                _answer(frame, model.info, outcome, begin_s)
+            else:
+                _fail(frame, outcome)
+
+    def _loaded(self, model_id: str) -> FrozenModel | FrozenDetector | None:
+        with self._guard:
+            model = self._warm.get(model_id)
+            if model is not None:
+                self._warm.move_to_end(model_id)
+            return model
 
     def _model(self, model_id: str) -> FrozenModel | FrozenDetector:
-        if model_id in self._warm:
-            self._warm.move_to_end(model_id)
-            return self._warm[model_id]
-        logger.info("%s: loading", model_id)
-        model = freeze_bundle(load_bundle(self._storage.bundle_dir(model_id)), self._device)
-        self._warm[model_id] = model
-        while len(self._warm) > _WARM_MODELS:
-            evicted, _ = self._warm.popitem(last=False)
-            logger.info("%s: unloaded", evicted)
+        loaded = self._loaded(model_id)
+        if loaded is not None:
+            return loaded
+        with self._loading:
+            # Somebody else may have loaded it meanwhile.
+            loaded = self._loaded(model_id)
+            if loaded is not None:
+                return loaded
+            logger.info("%s: loading", model_id)
+            model = self._models.load(model_id)
+        with self._guard:
+            self._warm[model_id] = model
+            while len(self._warm) > _WARM_MODELS:
+                evicted, _ = self._warm.popitem(last=False)
+                logger.info("%s: unloaded", evicted)
         return model
+
+
+def _answer(frame: WaitingFrame, info: BundleInfo, inspection: Inspection, begin_s: float) -> None:
+    frame.outcome.set_result(Inspected(info, inspection, queue_s=begin_s - frame.put_at_s))
+
+
+def _fail(frame: WaitingFrame, error: Exception) -> None:
+    if not frame.outcome.done():
+        frame.outcome.set_exception(error)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from service.database.tables import Model
 from service.errors import NotFound, StorageError
 from service.jobs.run_directory import BUNDLE_DIR, REPORT_FILE
 from service.storage import Storage
-
-_CHUNK_BYTES = 1024 * 1024
+from service.tar_stream import tar_of
 
 
 def model_id_of(job_id: str) -> str:
@@ -109,14 +107,4 @@ def bundle_files(storage: Storage, model_id: str) -> list[Path]:
 def bundle_tar(storage: Storage, model_id: str, files: list[Path]) -> Iterator[bytes]:
     """Yield a tar archive of a bundle piece by piece; the same bundle gives the same bytes."""
     folder = storage.bundle_dir(model_id)
-    for path in files:
-        name = f"{model_id}/{path.relative_to(folder).as_posix()}"
-        header = tarfile.TarInfo(name)
-        header.size = path.stat().st_size
-        yield header.tobuf(tarfile.PAX_FORMAT)
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                yield chunk
-        yield bytes(-header.size % tarfile.BLOCKSIZE)
-    # Two empty blocks end an archive.
-    yield bytes(2 * tarfile.BLOCKSIZE)
+    return tar_of({f"{model_id}/{path.relative_to(folder).as_posix()}": path for path in files})

@@ -63,6 +63,24 @@ def class_mask(info: BundleInfo, probabilities: NDArray[np.float32]) -> NDArray[
     return np.where(above.any(axis=0), strongest + 1, 0).astype(np.uint8)
 
 
+def run_lengths(
+    info: BundleInfo, probabilities: NDArray[np.float32]
+) -> dict[str, tuple[tuple[int, int], str]]:
+    """Return each class's pixels of `class_mask`: height and width, and COCO's compressed counts.
+
+    Columns come first, as in COCO's format; ``pycocotools.mask.decode`` reads them.
+    """
+    from pycocotools import mask as coco
+
+    mask = class_mask(info, probabilities)
+    size = (mask.shape[0], mask.shape[1])
+    found = {}
+    for number, name in enumerate(info.classes, start=1):
+        encoded: Any = coco.encode(np.asfortranarray((mask == number).astype(np.uint8)))
+        found[name] = (size, encoded["counts"].decode("ascii"))
+    return found
+
+
 def heat_map(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return the strongest class's probability as colours (H, W, 3), dark to bright."""
     strength = (probabilities.max(axis=0) * 255).astype(np.uint8)

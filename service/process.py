@@ -34,6 +34,7 @@ def run_api(settings: Settings, listener: int) -> None:
     import uvicorn
 
     from service.api.app import create_app
+    from service.http_protocol import KEEP_ALIVE_S, GuardedHttpProtocol
 
     app = create_app(settings)
     app.state.stopping = threading.Event()
@@ -44,7 +45,15 @@ def run_api(settings: Settings, listener: int) -> None:
             app.state.stopping.set()
             super().handle_exit(sig, frame)
 
-    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=API_GRACE_S)
+    config = uvicorn.Config(
+        app,
+        http=GuardedHttpProtocol,
+        # No call is a web socket.
+        ws="none",
+        log_config=None,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=API_GRACE_S,
+    )
     Server(config).run(sockets=[socket.socket(fileno=listener)])
 
 

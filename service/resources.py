@@ -191,6 +191,58 @@ class ModelResource(_Resource):
     created_at: datetime
 
 
+class EngineResource(_Resource):
+    """One engine that was tried for a model, or why it may not serve it."""
+
+    name: str
+    device: str
+    median_ms: float | None = Field(description="Of the network on one frame.")
+    times_faster: float | None = Field(description="Than eager torch, timed in turns with it.")
+    refusal: str | None = Field(description="Why it may not serve; null if it may.")
+    parity: dict[str, Any] | None = Field(
+        description="Golden frames compared, how many were judged differently and which, the "
+        "largest difference of a score, the smallest margin to a threshold."
+    )
+
+
+class EnginesResource(_Resource):
+    """What is known of a model's engines on this machine."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "mdl_4k7z1m9q2w8x5v3t",
+                    "status": "queued",
+                    "error": None,
+                    "unusable": None,
+                    "chosen": None,
+                    "machine": None,
+                    "golden": None,
+                    "frame_size": None,
+                    "engines": [],
+                    "requested_at": "2026-01-05T08:30:00Z",
+                    "finished_at": None,
+                }
+            ]
+        }
+    )
+
+    model: str
+    status: Literal["none", "queued", "running", "done", "failed"]
+    error: JobError | None = None
+    unusable: str | None = Field(
+        default=None, description="Why eager torch serves although engines were prepared."
+    )
+    chosen: str | None = Field(default=None, description="What serves the model here.")
+    machine: dict[str, Any] | None = Field(default=None, description="Where it was measured.")
+    golden: dict[str, Any] | None = Field(default=None, description="Which frames were compared.")
+    frame_size: tuple[int, int] | None = Field(default=None, description="Height, width timed.")
+    engines: tuple[EngineResource, ...] = ()
+    requested_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
 class WeightsFileResource(_Resource):
     """A file of weights that a job may start from.
 
@@ -249,12 +301,25 @@ class DefectResource(_Resource):
     )
 
 
+Verdict = Literal["OK", "NG", "NOT_INSPECTED"]
+
+
 class PredictedImage(_Resource):
     """The frame that was inspected."""
 
-    width: int
-    height: int
-    sha256: str
+    name: str | None = Field(default=None, description="As the sender calls it.")
+    width: int | None = Field(description="Null if the deadline passed before it was decoded.")
+    height: int | None = Field(description="Null if the deadline passed before it was decoded.")
+    sha256: str | None = Field(
+        description="Of what was sent; null if the deadline passed before it had arrived whole."
+    )
+
+
+class ClassMask(_Resource):
+    """One class's pixels as COCO's compressed run lengths, read by ``pycocotools.mask.decode``."""
+
+    size: tuple[int, int] = Field(description="Height and width, pixels.")
+    counts: str
 
 
 class PredictedBy(_Resource):
@@ -263,12 +328,15 @@ class PredictedBy(_Resource):
     id: str
     deployment: str | None
     operating_point: dict[str, Any]
+    engine: str | None = Field(
+        default=None, description="What ran the network; null where it did not run."
+    )
 
 
 class Prediction(_Resource):
     """The verdict on one frame.
 
-    ``NOT_INSPECTED`` means that the deadline passed first: it is never an OK.
+    ``NOT_INSPECTED`` means that the deadline passed, or could not be met: it is never an OK.
     """
 
     model_config = ConfigDict(
@@ -285,13 +353,25 @@ class Prediction(_Resource):
                             "polygon": [[1204, 377], [1291, 381], [1291, 382]],
                         }
                     ],
-                    "image": {"width": 2500, "height": 2000, "sha256": "9f86d081884c7d65…"},
+                    "image": {
+                        "name": "frame.png",
+                        "width": 2500,
+                        "height": 2000,
+                        "sha256": "9f86d081884c7d65…",
+                    },
                     "model": {
                         "id": "mdl_4k7z1m9q2w8x5v3t",
                         "deployment": "line-1",
                         "operating_point": {},
+                        "engine": "openvino-bf16",
                     },
-                    "timings_ms": {"decode": 16.1, "model": 1040.2, "total": 1101.9},
+                    "timings_ms": {
+                        "decode": 16.1,
+                        "queue": 0.1,
+                        "model": 1040.2,
+                        "postprocess": 30.5,
+                        "total": 1091.9,
+                    },
                     "warnings": [],
                     "pictures": {},
                     "ledger_sequence": 48213,
@@ -301,16 +381,38 @@ class Prediction(_Resource):
         }
     )
 
-    verdict: Literal["OK", "NG", "NOT_INSPECTED"]
+    verdict: Verdict
     defects: tuple[DefectResource, ...]
     image: PredictedImage
     model: PredictedBy
     timings_ms: dict[str, float]
     warnings: tuple[str, ...]
     pictures: dict[str, str] = Field(description="PNG files in base64, by what they show.")
+    masks: dict[str, ClassMask] | None = Field(
+        default=None, description="With ``include=rle``: each class's pixels."
+    )
+    part_id: str | None = Field(default=None, description="The part that the frame shows.")
     ledger_sequence: int | None = Field(
         default=None,
         description="The entry of the ledger that records this; null, with a warning, if the disk "
         "would not take it.",
+    )
+    request_id: str
+
+
+class PartPrediction(_Resource):
+    """The verdict on a part of several frames: NG if any is, OK only if every one is."""
+
+    part_id: str
+    verdict: Verdict
+    images: tuple[Prediction, ...] = Field(
+        description="In the order sent; empty if the deadline passed before they had arrived."
+    )
+    warnings: tuple[str, ...] = ()
+    timings_ms: dict[str, float]
+    ledger_sequence: int | None = Field(
+        default=None,
+        description="The entry of the ledger that names those of the images; null, with a warning, "
+        "if the disk would not take it.",
     )
     request_id: str

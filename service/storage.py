@@ -49,7 +49,7 @@ class Storage:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         with disk_errors(self.root):
-            for folder in ("blobs", "manifests", "runs", "bundles", "spool"):
+            for folder in ("blobs", "manifests", "runs", "bundles", "exports", "spool"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
 
     @property
@@ -124,6 +124,10 @@ class Storage:
     def bundle_dir(self, model_id: str) -> Path:
         """Return the bundle directory of a model."""
         return self.root / "bundles" / _checked_id(model_id)
+
+    def exports_dir(self, model_id: str) -> Path:
+        """Return where a model's exported files and what was measured of them are, or would be."""
+        return self.root / "exports" / _checked_id(model_id)
 
     def archive_path(self, import_id: str) -> Path:
         """Return where the archive of an import waits until the import has ended."""

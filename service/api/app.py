@@ -14,12 +14,15 @@ from service.api import (
     comparisons,
     datasets,
     deployments,
+    engines,
     health,
     imports,
     items,
     jobs,
     ledger,
+    metrics,
     models,
+    parts,
     predict,
     problems,
     reports,
@@ -27,8 +30,12 @@ from service.api import (
     versions,
     weights,
 )
+from service.api.answers import Answers
 from service.api.archive_pieces import ArchivePieces
+from service.api.frame_threads import FrameThreads
+from service.api.inspections import FrameInspections
 from service.api.request_id import RequestIdMiddleware
+from service.api.slow_bodies import SlowBodyMiddleware
 from service.database import migrate
 from service.database.engine import open_engine, session_factory
 from service.datasets.imports import ABANDONED_AFTER_S
@@ -38,6 +45,7 @@ from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
 from service.ledger.journal import Retention
 from service.ledger.recorder import PredictionRecorder
+from service.serving_metrics import ServingMetrics
 from service.settings import Settings
 from service.storage import Storage
 
@@ -70,7 +78,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.preview_limiter = anyio.CapacityLimiter(_PARALLEL_PREVIEWS)
     app.state.previews = _preview_store(app)
     app.state.recorder = _recorder(settings)
+    _add_prediction(app)
     problems.install(app)
+    app.add_middleware(SlowBodyMiddleware)
     app.add_middleware(RequestIdMiddleware)
     for router in (
         datasets.router,
@@ -81,16 +91,27 @@ def create_app(settings: Settings) -> FastAPI:
         jobs.router,
         comparisons.router,
         models.router,
+        engines.router,
         reports.router,
         weights.router,
         deployments.router,
         predict.router,
+        parts.router,
         ledger.router,
         health.router,
+        metrics.router,
     ):
         app.include_router(router)
     _describe_problems(app)
     return app
+
+
+def _add_prediction(app: FastAPI) -> None:
+    inference: InferenceEngine = app.state.inference
+    app.state.metrics = ServingMetrics(lambda: len(inference.queue))
+    app.state.frame_threads = FrameThreads()
+    app.state.inspections = FrameInspections(inference, app.state.frame_threads, app.state.metrics)
+    app.state.answers = Answers(app.state.recorder, app.state.metrics)
 
 
 def _preview_store(app: FastAPI) -> PreviewStore:
@@ -121,6 +142,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     await anyio.to_thread.run_sync(app.state.measurer.close)
     await anyio.to_thread.run_sync(app.state.inference.close)
+    await anyio.to_thread.run_sync(app.state.frame_threads.close)
     await anyio.to_thread.run_sync(app.state.recorder.close)
     app.state.engine.dispose()
 

@@ -7,11 +7,14 @@ from fastapi import Depends, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.api.answers import Answers
 from service.api.archive_pieces import ArchivePieces
+from service.api.frame_threads import FrameThreads
+from service.api.inspections import FrameInspections
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
-from service.ledger.recorder import PredictionRecorder
+from service.serving_metrics import ServingMetrics
 from service.settings import Settings
 from service.storage import Storage
 
@@ -46,10 +49,28 @@ def get_inference(request: Request) -> InferenceEngine:
     return inference
 
 
-def get_recorder(request: Request) -> PredictionRecorder:
-    """Return what writes predictions into the ledger."""
-    recorder: PredictionRecorder = request.app.state.recorder
-    return recorder
+def get_frame_threads(request: Request) -> FrameThreads:
+    """Return the threads of ``/predict``."""
+    threads: FrameThreads = request.app.state.frame_threads
+    return threads
+
+
+def get_inspections(request: Request) -> FrameInspections:
+    """Return what takes frames to their verdicts."""
+    inspections: FrameInspections = request.app.state.inspections
+    return inspections
+
+
+def get_answers(request: Request) -> Answers:
+    """Return what records and counts predictions."""
+    answers: Answers = request.app.state.answers
+    return answers
+
+
+def get_metrics(request: Request) -> ServingMetrics:
+    """Return what counts predictions."""
+    metrics: ServingMetrics = request.app.state.metrics
+    return metrics
 
 
 def get_previews(request: Request) -> PreviewStore:
@@ -85,11 +106,14 @@ def get_session(request: Request) -> Iterator[Session]:
 # row, and a commit that fails is answered as the failure it is.
 ReadSession = Annotated[Session, Depends(get_read_session, scope="function")]
 WriteSession = Annotated[Session, Depends(get_session, scope="function")]
+AnswersDependency = Annotated[Answers, Depends(get_answers)]
 ArchivePiecesDependency = Annotated[ArchivePieces, Depends(get_archive_pieces)]
 EngineDependency = Annotated[Engine, Depends(get_engine)]
+FrameThreadsDependency = Annotated[FrameThreads, Depends(get_frame_threads)]
 InferenceDependency = Annotated[InferenceEngine, Depends(get_inference)]
+InspectionsDependency = Annotated[FrameInspections, Depends(get_inspections)]
 MeasurerDependency = Annotated[FrameMeasurer, Depends(get_measurer)]
+MetricsDependency = Annotated[ServingMetrics, Depends(get_metrics)]
 PreviewsDependency = Annotated[PreviewStore, Depends(get_previews)]
-RecorderDependency = Annotated[PredictionRecorder, Depends(get_recorder)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]
 StorageDependency = Annotated[Storage, Depends(get_storage)]

@@ -14,6 +14,9 @@ from service.errors import InvalidRequest, PayloadTooLarge
 
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
 _BUFFER_TYPE = "application/octet-stream"
+_FORM_TYPE = "multipart/form-data"
+# Of one part.  All of them hold places in the queue at once, and leave some for others.
+MOST_FRAMES = 8
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("X-Width", {"type": "integer", "minimum": 1}, "Pixels of a row of the buffer."),
@@ -76,17 +79,25 @@ class UploadedFrame:
         return decode_buffer(self.raw, self.layout, bayer=bayer)
 
 
-async def read_frame(request: Request) -> UploadedFrame:
-    """Read the frame that a request brings.
+async def read_frame(request: Request) -> list[UploadedFrame]:
+    """Read the one frame that a request brings.
 
     Raises:
         InvalidRequest: There is none, or its kind or its buffer's layout is not told.
         PayloadTooLarge: It is larger than this installation accepts.
     """
     limit = request.app.state.settings.max_file_bytes
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        return await _read_part(request, limit)
+    kind = _media_type(request)
+    if kind == _FORM_TYPE:
+        frames = await _read_parts(request, limit)
+        if len(frames) > 1:
+            raise InvalidRequest(
+                "several_frames",
+                f"the form has {len(frames)} files, and this call inspects one frame",
+                where="/file",
+                hint="send the frames of one part to POST /predict/part, others one by one",
+            )
+        return frames
     if kind not in (*_IMAGE_TYPES, _BUFFER_TYPE):
         raise InvalidRequest(
             "unsupported_media_type",
@@ -96,28 +107,64 @@ async def read_frame(request: Request) -> UploadedFrame:
             f"camera's buffer as {_BUFFER_TYPE}",
         )
     layout = _layout_of(request) if kind == _BUFFER_TYPE else None
+    return [UploadedFrame("body", await read_body(request), layout)]
+
+
+async def read_part_frames(request: Request) -> list[UploadedFrame]:
+    """Read the frames of one part, in the order sent.
+
+    Raises:
+        InvalidRequest: There is none, there are too many, or the body is no form.
+        PayloadTooLarge: One is larger than this installation accepts.
+    """
+    kind = _media_type(request)
+    if kind != _FORM_TYPE:
+        raise InvalidRequest(
+            "unsupported_media_type",
+            f"a body of type {kind or 'unknown'!r} can't hold the frames of a part",
+            where="header/Content-Type",
+            hint="send multipart/form-data with a part named file for each frame",
+        )
+    return await _read_parts(request, request.app.state.settings.max_file_bytes)
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        PayloadTooLarge: It is larger than this installation accepts of a frame.
+    """
+    limit = request.app.state.settings.max_file_bytes
     raw = bytearray()
     async for chunk in request.stream():
         raw += chunk
         if len(raw) > limit:
             raise _too_large("the body", limit)
-    return UploadedFrame("body", bytes(raw), layout)
+    return bytes(raw)
 
 
-async def _read_part(request: Request, limit: int) -> UploadedFrame:
-    async with request.form(max_files=1, max_fields=1) as form:
-        part = form.get("file")
-        if not isinstance(part, UploadFile):
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _read_parts(request: Request, limit: int) -> list[UploadedFrame]:
+    async with request.form(max_files=MOST_FRAMES, max_fields=1) as form:
+        parts = form.getlist("file")
+        if not parts or not all(isinstance(part, UploadFile) for part in parts):
             raise InvalidRequest(
                 "missing_file",
                 "the form has no file part named 'file'",
                 where="/file",
                 hint="curl -F file=@frame.png …/predict",
             )
-        name = part.filename or "file"
-        if part.size is not None and part.size > limit:
-            raise _too_large(name, limit)
-        return UploadedFrame(name, await part.read())
+        frames = []
+        for part in parts:
+            assert isinstance(part, UploadFile)
+            name = part.filename or "file"
+            if part.size is not None and part.size > limit:
+                raise _too_large(name, limit)
+            frames.append(UploadedFrame(name, await part.read()))
+        return frames
 
 
 def _layout_of(request: Request) -> BufferLayout:

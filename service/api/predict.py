@@ -1,102 +1,133 @@
 """``/predict``: one frame in, the verdict out."""
 
-import base64
-import hashlib
 import time
-from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
-from fastapi import APIRouter, Query, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from models import BundleInfo
 from service import deployments, model_registry
-from service.api.dependencies import InferenceDependency, RecorderDependency
-from service.api.frame_body import REQUEST_BODY, UploadedFrame, read_frame
-from service.api.request_id import current_request_id
+from service.api.answers import json_response
+from service.api.dependencies import (
+    AnswersDependency,
+    FrameThreadsDependency,
+    InferenceDependency,
+    InspectionsDependency,
+)
+from service.api.frame_body import REQUEST_BODY, read_frame
+from service.api.inspections import Draft, Wish
 from service.errors import InvalidRequest
 from service.inference import InferenceEngine
-from service.pictures import Picture, draw, drawable
-from service.resources import (
-    DefectResource,
-    PredictedBy,
-    PredictedImage,
-    Prediction,
-)
+from service.pictures import Picture
+from service.resources import Prediction
 
 router = APIRouter(tags=["predict"])
 
+RUN_LENGTHS = "rle"
+# A name, a serial number, a lot and a place; the ledger keeps it with every verdict.
+_LONGEST_PART_ID = 200
 
-@dataclass(frozen=True)
-class _Wish:
-    model_id: str
-    deployment: str | None
-    include: tuple[Picture, ...]
-    deadline_s: float | None
+PartId = Annotated[
+    str, Query(min_length=1, max_length=_LONGEST_PART_ID, description="The part that is shown.")
+]
 
 
-@router.post("/predict", openapi_extra=REQUEST_BODY)
+class PredictionQuery:
+    """What the query of a call for a verdict says; FastAPI fills it in."""
+
+    def __init__(
+        self,
+        deployment: Annotated[str | None, Query(description="Default: `default`.")] = None,
+        model: Annotated[str | None, Query(description="A model by its id instead.")] = None,
+        include: Annotated[
+            str | None,
+            Query(description="Wanted of `mask,overlay,heatmap,probabilities` (PNG) and `rle`."),
+        ] = None,
+        deadline_ms: Annotated[
+            float | None,
+            Query(gt=0, allow_inf_nan=False, description="After it the verdict is NOT_INSPECTED."),
+        ] = None,
+    ) -> None:
+        self.begin_s = time.perf_counter()
+        self.deployment = deployment
+        self.model = model
+        self.include = include
+        self.deadline_ms = deadline_ms
+
+    def wish(self, request: Request, part_id: str | None) -> Wish:
+        """Return what is asked for, of which model.
+
+        Raises:
+            InvalidRequest: It can't be meant.
+            NotFound: There is no such model or deployment.
+        """
+        wanted = self.include.split(",") if self.include else []
+        pictures = _pictures([name for name in wanted if name != RUN_LENGTHS])
+        model_id, name = _chosen_model(request, self.deployment, self.model)
+        end_s = None if self.deadline_ms is None else self.begin_s + self.deadline_ms / 1000
+        return Wish(
+            model_id=model_id,
+            deployment=name,
+            request_id=request.scope["state"]["request_id"],
+            begin_s=self.begin_s,
+            deadline_s=end_s,
+            pictures=pictures,
+            run_lengths=RUN_LENGTHS in wanted,
+            part_id=part_id,
+        )
+
+
+PredictionQueryDependency = Annotated[PredictionQuery, Depends()]
+
+
+@router.post("/predict", openapi_extra=REQUEST_BODY, response_model=Prediction)
 async def predict(
     request: Request,
+    query: PredictionQueryDependency,
     inference: InferenceDependency,
-    recorder: RecorderDependency,
-    deployment: Annotated[str | None, Query(description="Default: `default`.")] = None,
-    model: Annotated[str | None, Query(description="A model by its id instead.")] = None,
-    include: Annotated[
-        str | None, Query(description="Pictures wanted, of `mask,overlay,heatmap,probabilities`.")
-    ] = None,
-    deadline_ms: Annotated[
-        float | None, Query(gt=0, description="After it the verdict is `NOT_INSPECTED`.")
-    ] = None,
-) -> Prediction:
+    inspections: InspectionsDependency,
+    threads: FrameThreadsDependency,
+    answers: AnswersDependency,
+    part_id: PartId | None = None,
+) -> Response:
     """Inspect one frame: a multipart ``file``, the raw picture as the body, or a camera's buffer.
 
     A buffer is ``application/octet-stream`` with ``X-Width``, ``X-Height`` and ``X-Pixel-Format``.
     """
-    begin = time.perf_counter()
-    pictures = _pictures(include)
-    model_id, name = await run_in_threadpool(_chosen_model, request, deployment, model)
-    frame = await read_frame(request)
-    deadline_s = None if deadline_ms is None else begin + deadline_ms / 1000
-    wish = _Wish(model_id, name, pictures, deadline_s)
-
-    def inspect_and_record() -> Prediction:
-        described = inference.describe(wish.model_id)
-        answer = _inspect(inference, described, frame, wish, begin)
-        return recorder.record(answer, described)
-
-    return await run_in_threadpool(inspect_and_record)
+    wish, model = await threads.answer(lambda: ask(request, query, part_id, inference))
+    drafts = await inspections.inspect(request, wish, model, read_frame)
+    (draft,) = drafts or [Draft()]
+    return json_response(
+        await threads.answer(lambda: answers.frame(draft, wish, model).model_dump_json())
+    )
 
 
-def _pictures(include: str | None) -> tuple[Picture, ...]:
+def ask(
+    request: Request, query: PredictionQuery, part_id: str | None, inference: InferenceEngine
+) -> tuple[Wish, BundleInfo]:
+    """Return what a request wishes, and the description of the model that it asks.
+
+    Raises:
+        BundleError: The model's bundle is missing or damaged.
+        InvalidRequest: The query can't be meant.
+        NotFound: There is no such model or deployment.
+    """
+    wish = query.wish(request, part_id)
+    return wish, inference.describe(wish.model_id)
+
+
+def _pictures(wanted: list[str]) -> tuple[Picture, ...]:
     known: dict[str, Picture] = {name: name for name in get_args(Picture)}
-    asked = dict.fromkeys((include or "").split(",")) if include else {}
+    asked = dict.fromkeys(wanted)
     for name in asked:
         if name not in known:
             raise InvalidRequest(
                 "unknown_picture",
                 f"there is no picture {name!r}",
                 where="query/include",
-                hint=f"choose of {','.join(known)}",
+                hint=f"choose of {','.join([*known, RUN_LENGTHS])}",
             )
     return tuple(known[name] for name in asked)
-
-
-def _check_drawable(pictures: tuple[Picture, ...], info: BundleInfo) -> None:
-    """Refuse pictures that this kind of model has nothing for.
-
-    Raises:
-        InvalidRequest: It names the first one and what can be asked for instead.
-    """
-    possible = drawable(info)
-    for name in pictures:
-        if name not in possible:
-            raise InvalidRequest(
-                "picture_not_available",
-                f"the model answers with boxes, not with pixels: there is no {name} to draw",
-                where="query/include",
-                hint=f"include={','.join(possible)} draws what it found",
-            )
 
 
 def _chosen_model(
@@ -115,76 +146,3 @@ def _chosen_model(
             return model_registry.get(session, model_id).id, None
         name = deployment or deployments.DEFAULT_NAME
         return deployments.get(session, name).model_id, name
-
-
-def _inspect(
-    inference: InferenceEngine,
-    described: BundleInfo,
-    frame: UploadedFrame,
-    wish: _Wish,
-    begin: float,
-) -> Prediction:
-    _check_drawable(wish.include, described)
-    decode_begin = time.perf_counter()
-    decoded = frame.decode(described.preprocessing.bayer)
-    timings = {"decode": 1000 * (time.perf_counter() - decode_begin)}
-    height, width = decoded.pixels.shape[:2]
-    common: dict[str, Any] = {
-        "image": PredictedImage(
-            width=width, height=height, sha256=hashlib.sha256(frame.raw).hexdigest()
-        ),
-        "request_id": current_request_id(),
-    }
-    remaining_s = None if wish.deadline_s is None else wish.deadline_s - time.perf_counter()
-    try:
-        info, inspection = inference.inspect(wish.model_id, decoded.pixels, remaining_s)
-    except TimeoutError:
-        return _not_inspected(wish, decoded.notes, timings, begin, common)
-    drawn = draw(wish.include, decoded.pixels, info, inspection)
-    if wish.deadline_s is not None and time.perf_counter() > wish.deadline_s:
-        return _not_inspected(wish, decoded.notes, timings, begin, common)
-    return Prediction(
-        verdict=inspection.verdict,
-        defects=tuple(
-            DefectResource(
-                class_name=defect.class_name,
-                score=defect.score,
-                box=defect.box,
-                area_px=defect.area_px,
-                polygon=defect.polygon,
-            )
-            for defect in inspection.defects
-        ),
-        model=PredictedBy(
-            id=wish.model_id,
-            deployment=wish.deployment,
-            operating_point=info.operating_point.model_dump(mode="json"),
-        ),
-        timings_ms={**timings, **inspection.timings_ms, **_total(begin)},
-        warnings=(*decoded.notes, *inspection.notes),
-        pictures={name: base64.b64encode(png).decode() for name, png in drawn.items()},
-        **common,
-    )
-
-
-def _not_inspected(
-    wish: _Wish,
-    notes: tuple[str, ...],
-    timings: dict[str, float],
-    begin: float,
-    common: dict[str, Any],
-) -> Prediction:
-    """Return the answer past the deadline: a late OK would let a bad part through."""
-    return Prediction(
-        verdict="NOT_INSPECTED",
-        defects=(),
-        model=PredictedBy(id=wish.model_id, deployment=wish.deployment, operating_point={}),
-        timings_ms={**timings, **_total(begin)},
-        warnings=(*notes, "the deadline passed before the frame was inspected"),
-        pictures={},
-        **common,
-    )
-
-
-def _total(begin: float) -> dict[str, float]:
-    return {"total": 1000 * (time.perf_counter() - begin)}

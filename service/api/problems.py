@@ -27,6 +27,7 @@ from service.errors import (
     PayloadTooLarge,
     ServiceError,
     StorageError,
+    TooManyRequests,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ _STATUS: Mapping[type[ServiceError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
     NotFound: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
+    TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     StorageError: HTTPStatus.INSUFFICIENT_STORAGE,
 }

@@ -251,6 +251,21 @@ class Model(Base):
     created_at: Mapped[datetime] = mapped_column(default=now_utc)
 
 
+class EngineTask(Base):
+    """The preparation of a model's engines; its files under storage are ``exports/{model_id}``."""
+
+    __tablename__ = "engine_tasks"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    # queued, running, done or failed.
+    status: Mapped[str] = mapped_column(String(16))
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    owner: Mapped[str | None] = mapped_column(String(32))
+    lease_until: Mapped[datetime | None]
+    requested_at: Mapped[datetime] = mapped_column(default=now_utc)
+    finished_at: Mapped[datetime | None]
+
+
 class Deployment(Base):
     """A name that ``/predict`` serves, and the model behind it."""
 

@@ -5,7 +5,7 @@ import json
 
 from models import BundleInfo
 from service.ledger.chain import Entry
-from service.resources import Prediction
+from service.resources import PartPrediction, Prediction
 
 # A model gone wrong reports a thousand regions; the line's record needs to say that, not each.
 _MOST_DEFECTS = 100
@@ -20,6 +20,7 @@ def prediction_body(prediction: Prediction, model: BundleInfo) -> Entry:
     return {
         "kind": "prediction",
         "request_id": prediction.request_id,
+        "part_id": prediction.part_id,
         "image": prediction.image.model_dump(),
         "model": prediction.model.id,
         "deployment": prediction.model.deployment,
@@ -38,6 +39,20 @@ def prediction_body(prediction: Prediction, model: BundleInfo) -> Entry:
         ],
         "timings_ms": {name: round(value, 3) for name, value in prediction.timings_ms.items()},
         "warnings": list(prediction.warnings),
+    }
+
+
+def part_body(part: PartPrediction, model_id: str, deployment: str | None) -> Entry:
+    """Return the entry's body of a part: its verdict, and where those of its frames are."""
+    return {
+        "kind": "part",
+        "request_id": part.request_id,
+        "part_id": part.part_id,
+        "model": model_id,
+        "deployment": deployment,
+        "verdict": part.verdict,
+        "images": [image.ledger_sequence for image in part.images],
+        "warnings": list(part.warnings),
     }
 
 

@@ -3,12 +3,16 @@
 import logging
 import threading
 from pathlib import Path
+from typing import TypeVar
 
 from models import BundleInfo
 from service.errors import StorageError
+from service.ledger.chain import Entry
 from service.ledger.journal import Ledger, Retention
-from service.ledger.predictions import prediction_body
-from service.resources import Prediction
+from service.ledger.predictions import part_body, prediction_body
+from service.resources import PartPrediction, Prediction
+
+Answer = TypeVar("Answer", Prediction, PartPrediction)
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +38,17 @@ class PredictionRecorder:
 
     def record(self, answer: Prediction, model: BundleInfo) -> Prediction:
         """Return the answer with its place in the ledger, or with a warning that it has none."""
+        return self._recorded(answer, prediction_body(answer, model))
+
+    def record_part(
+        self, answer: PartPrediction, model_id: str, deployment: str | None
+    ) -> PartPrediction:
+        """Return the answer on a part, as `record` does; those on its frames are recorded."""
+        return self._recorded(answer, part_body(answer, model_id, deployment))
+
+    def _recorded(self, answer: Answer, body: Entry) -> Answer:
         try:
-            entry = self._opened().append(prediction_body(answer, model))
+            entry = self._opened().append(body)
         except StorageError as error:
             logger.exception("%s is not in the ledger", answer.request_id)
             warning = f"not recorded in the ledger: {error.detail}"

@@ -25,6 +25,7 @@ from service.jobs.states import JobStatus
 from service.settings import Settings
 from service.storage import Storage
 from service.worker import presence
+from service.worker.engine_runner import EngineRunner
 from service.worker.followed_run import FollowedRun
 from service.worker.import_runner import ImportRunner
 from service.worker.run_process import TRAINING_COMMAND, RunProcess
@@ -62,6 +63,7 @@ class Worker:
         self._writes = session_factory(engine)
         self._presence = presence.Presence(storage.root, self.id)
         self._imports = ImportRunner(settings, engine, storage, self.id)
+        self._engines = EngineRunner(settings, engine, storage, self.id)
         self._runs: dict[str, FollowedRun] = {}
         self._renew_at = 0.0
 
@@ -75,6 +77,7 @@ class Worker:
 
     def close(self) -> None:
         """Leave: the next worker takes the jobs over at once."""
+        self._engines.close()
         self._presence.release()
         logger.info("worker %s ends; %d runs go on without it", self.id, len(self._runs))
 
@@ -98,6 +101,7 @@ class Worker:
         if claimed is not None:
             self._start(claimed)
         self._imports.tick()
+        self._engines.tick()
 
     def _renew(self) -> None:
         lease_s = self._settings.lease_s
@@ -108,12 +112,14 @@ class Worker:
             logger.warning("%s: another worker has taken it over", job_id)
             del self._runs[job_id]
         self._imports.renew_lease()
+        self._engines.renew_lease()
         self._renew_at = time.monotonic() + lease_s / 3
 
     def _take_over(self, dead: set[str]) -> None:
         with self._writes.begin() as session:
             jobs = repository.take_over(session, self.id, self._settings.lease_s, dead)
         self._imports.take_over(dead)
+        self._engines.take_over(dead)
         presence.forget(self._storage.root, dead)
         for job in jobs:
             run_dir = self._storage.run_dir(job.id)

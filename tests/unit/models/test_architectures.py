@@ -71,7 +71,7 @@ def ship(spec: ModelSpec, directory: Path) -> None:
     write_bundle(directory, info_of(spec), network.state_dict())
     frozen = FrozenModel(load_bundle(directory), device="cpu")
     with torch.no_grad():
-        served = frozen._network(padded).sigmoid()
+        served = frozen.network(padded).sigmoid()
     # Float32 rounding of folded products.
     torch.testing.assert_close(
         served[0, :, : FRAME_PX[0], : FRAME_PX[1]], expected, rtol=0, atol=1e-4

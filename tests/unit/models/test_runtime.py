@@ -10,6 +10,7 @@ from models import (
     BundleInfo,
     ClassThreshold,
     FrozenModel,
+    Inspection,
     ModelSpec,
     NormSpec,
     OperatingPoint,
@@ -21,6 +22,8 @@ from models import (
     resize_pixels,
     resized_size,
 )
+from models.engines import TorchEngine
+from models.errors import OutputError
 
 SPECS = {
     "unet": ModelSpec(
@@ -137,3 +140,38 @@ def test_a_constant_answer_stays_constant_at_the_frames_own_size() -> None:
     answer, _ = frame_probabilities(Constant(), frame(75, 133), half, torch.device("cpu"))
     assert answer.shape == (1, 75, 133)
     np.testing.assert_allclose(answer, 1 / (1 + np.exp(1.25)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_frames_that_go_together_are_judged_as_each_alone(name: str) -> None:
+    bundle = trained(SPECS[name])
+    model = FrozenModel(bundle, "cpu")
+    frames = [np.roll(frame(75, 133), 7 * i, axis=1) for i in range(5)]
+    alone = [model.inspect(pixels) for pixels in frames]
+    together = model.inspect_together(frames)
+    for one, other in zip(alone, together, strict=True):
+        assert isinstance(other, Inspection)
+        assert one.probabilities is not None
+        assert other.probabilities is not None
+        assert np.ptp(one.probabilities) > 0.01, "a constant map would prove nothing"
+        # As `inspect_together` states.
+        np.testing.assert_allclose(other.probabilities, one.probabilities, rtol=0, atol=1e-5)
+        assert (other.verdict, other.notes) == (one.verdict, one.notes)
+
+
+def test_a_frame_without_an_answer_spoils_no_other_of_its_batch() -> None:
+    bundle = trained(SPECS["resnet"])
+    model = FrozenModel(bundle, "cpu")
+    honest = model.network
+
+    class Spoiled(torch.nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            answer: torch.Tensor = honest(batch)
+            answer[1] = torch.nan
+            return answer
+
+    model.use(TorchEngine(Spoiled(), model.info.preprocessing, model.device))
+    first, second, third = model.inspect_together([frame(64, 64)] * 3)
+    assert isinstance(first, Inspection)
+    assert isinstance(second, OutputError)
+    assert isinstance(third, Inspection)

@@ -1,0 +1,60 @@
+"""The last step of an answer: it is recorded, counted and spelled, in a thread."""
+
+import time
+from collections.abc import Sequence
+
+from fastapi import Response
+
+from models import BundleInfo
+from service.api.inspections import Draft, Wish, prediction_of
+from service.ledger.recorder import PredictionRecorder
+from service.resources import PartPrediction, Prediction, Verdict
+from service.serving_metrics import ServingMetrics
+
+
+class Answers:
+    """Makes answers of what is known of frames; safe for several threads.
+
+    Args:
+        recorder: Writes them into the ledger.
+        metrics: Counts them.
+    """
+
+    def __init__(self, recorder: PredictionRecorder, metrics: ServingMetrics) -> None:
+        self._recorder = recorder
+        self._metrics = metrics
+
+    def frame(self, draft: Draft, wish: Wish, model: BundleInfo) -> Prediction:
+        """Return one frame's answer, with its place in the ledger."""
+        answer = self._recorder.record(prediction_of(draft, wish), model)
+        self._metrics.count(answer)
+        return answer
+
+    def part(
+        self, drafts: Sequence[Draft], wish: Wish, part_id: str, model: BundleInfo
+    ) -> PartPrediction:
+        """Return the answer on a part, each of whose frames has its own in the ledger too."""
+        images = tuple(self.frame(draft, wish, model) for draft in drafts)
+        answer = PartPrediction(
+            part_id=part_id,
+            verdict=part_verdict([image.verdict for image in images]),
+            images=images,
+            warnings=() if images else ("the deadline passed before the frames had arrived",),
+            timings_ms={"total": 1000 * (time.perf_counter() - wish.begin_s)},
+            request_id=wish.request_id,
+        )
+        answer = self._recorder.record_part(answer, wish.model_id, wish.deployment)
+        self._metrics.count_part(answer.verdict, wish.deployment)
+        return answer
+
+
+def part_verdict(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return a part's verdict: a defect in one frame is enough, and an OK needs every frame."""
+    if "NG" in verdicts:
+        return "NG"
+    return "OK" if verdicts and all(verdict == "OK" for verdict in verdicts) else "NOT_INSPECTED"
+
+
+def json_response(spelled: str) -> Response:
+    """Return an answer that was spelled in a thread: a thousand outlines take their time."""
+    return Response(spelled, media_type="application/json")

@@ -1,0 +1,130 @@
+"""Models with the engine that was chosen for them, and those that get one while they serve."""
+
+import logging
+import threading
+import weakref
+
+import numpy as np
+
+from models import EngineError, FrozenDetector, FrozenModel, freeze_bundle, load_bundle
+from models.engine_preparation import torch_engine
+from models.engine_record import (
+    RECORD_NAME,
+    EngineRecord,
+    Machine,
+    check_usable,
+    load_exported,
+    read_record,
+)
+from models.engines import REFERENCE_ENGINE, Engine
+from models.runtime import engine_probabilities
+from service.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 1.0
+
+
+class ServedModels:
+    """Loads models with their engines, and gives those in use a new engine when one gets ready.
+
+    A new engine is loaded and warmed beside the frames and put in place between two of them: a
+    frame is answered by one engine alone.
+
+    Args:
+        storage: Where bundles and exports are.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Side effects: starts a thread; `close` ends it.
+    """
+
+    def __init__(self, storage: Storage, device: str) -> None:
+        self._storage = storage
+        self._device = device
+        self._guard = threading.Lock()
+        # Guarded by ``_guard``: what was last seen of each model's record.
+        self._seen: dict[str, int | None] = {}
+        self._models: weakref.WeakValueDictionary[str, FrozenModel] = weakref.WeakValueDictionary()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="engines", daemon=True)
+        self._thread.start()
+
+    def load(self, model_id: str) -> FrozenModel | FrozenDetector:
+        """Load a model, with the engine that was chosen for it on this machine.
+
+        Raises:
+            BundleError: Its bundle is missing or damaged.
+        """
+        model = freeze_bundle(load_bundle(self._storage.bundle_dir(model_id)), self._device)
+        if isinstance(model, FrozenModel):
+            seen = self._record_time(model_id)
+            self._engage(model_id, model)
+            with self._guard:
+                self._seen[model_id] = seen
+                self._models[model_id] = model
+        return model
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_POLL_S):
+            with self._guard:
+                watched = [
+                    (model_id, model, self._seen[model_id])
+                    for model_id, model in self._models.items()
+                ]
+            for model_id, model, before in watched:
+                seen = self._record_time(model_id)
+                if seen == before:
+                    continue
+                try:
+                    self._engage(model_id, model)
+                except Exception:
+                    # The edge of the thread: the model goes on with the engine it has.
+                    logger.exception("%s: its new engine can't be used", model_id)
+                with self._guard:
+                    self._seen[model_id] = seen
+
+    def _record_time(self, model_id: str) -> int | None:
+        try:
+            return (self._storage.exports_dir(model_id) / RECORD_NAME).stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def _engage(self, model_id: str, model: FrozenModel) -> None:
+        """Let a model use the engine chosen for it, or torch, with the reason in each answer."""
+        try:
+            engine = self._chosen_engine(model_id, model)
+        except EngineError as error:
+            logger.warning("%s: %s serves it: %s", model_id, REFERENCE_ENGINE, error.detail)
+            notes = (f"{REFERENCE_ENGINE} answers, not the engine chosen for it: {error.detail}",)
+            model.use(model.reference, notes)
+            return
+        model.use(engine)
+        logger.info("%s: %s serves it", model_id, engine.name)
+
+    def _chosen_engine(self, model_id: str, model: FrozenModel) -> Engine:
+        folder = self._storage.exports_dir(model_id)
+        record = read_record(folder)
+        if record is None:
+            return model.reference
+        check_usable(record, model.info, Machine.here())
+        if record.chosen == REFERENCE_ENGINE:
+            return model.reference
+        if record.chosen.startswith("torch"):
+            engine: Engine = torch_engine(model, record.chosen)
+        else:
+            engine = load_exported(folder, record, record.chosen)
+        _warm_up(engine, model, record)
+        return engine
+
+
+def _warm_up(engine: Engine, model: FrozenModel, record: EngineRecord) -> None:
+    """Let an engine allocate and choose for the frames of its line before the first one comes."""
+    preprocessing = model.info.preprocessing
+    dtype = np.uint8 if preprocessing.bit_depth == 8 else np.uint16
+    blank = np.zeros((*record.frame_size, preprocessing.in_channels), dtype)
+    engine_probabilities(engine, [blank], preprocessing)

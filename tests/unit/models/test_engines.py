@@ -1,0 +1,343 @@
+"""Every engine answers as the network does, and one that does not is refused."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from models import (
+    BundleInfo,
+    ClassThreshold,
+    DetectionSpec,
+    EngineError,
+    FrozenModel,
+    ModelSpec,
+    NormSpec,
+    OperatingPoint,
+    Pixels,
+    Preprocessing,
+    load_bundle,
+)
+from models.engine_preparation import (
+    FrameSource,
+    StoredFrame,
+    prepare_engines,
+    spread,
+    torch_engine,
+)
+from models.engine_record import (
+    RECORD_NAME,
+    EngineMeasurement,
+    EngineRecord,
+    Machine,
+    check_usable,
+    fastest,
+    load_exported,
+    model_digest,
+    read_record,
+)
+from models.engines import Engine, EngineName, OnnxRuntimeEngine, TorchEngine, processor_has_bf16
+from models.exporting import ONNX_NAME, OPENVINO_NAME, check_exportable
+from models.parity import FrameAnswer, GoldenFrame, ParityTally, look, synthetic_extremes
+from models.runtime import engine_probabilities
+from tests.trained_bundle import patched_frame, write_trained
+
+CALIBRATION_FRAMES = 36
+SIZE_PX = (70, 101)
+EXPORTED = ("onnxruntime-fp32", "openvino-fp32", "openvino-bf16", "openvino-int8")
+
+
+def stored(seeds: range) -> list[StoredFrame]:
+    return [StoredFrame(f"frame {seed}", partial(patched_frame, seed)) for seed in seeds]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    bundle: Path
+    folder: Path
+    record: EngineRecord
+
+    def model(self) -> FrozenModel:
+        return FrozenModel(load_bundle(self.bundle), "cpu")
+
+    def engine(self, name: Any) -> Engine:
+        return load_exported(self.folder, self.record, name)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    root = tmp_path_factory.mktemp("engines")
+    write_trained(root / "bundle", [patched_frame(seed) for seed in range(CALIBRATION_FRAMES)])
+    frames = FrameSource(
+        calibration=stored(range(CALIBRATION_FRAMES)), training=stored(range(100, 106))
+    )
+    record = prepare_engines(root / "bundle", root / "exports", frames, "cpu")
+    return Prepared(root / "bundle", root / "exports", record)
+
+
+def available(name: str) -> None:
+    if name == "openvino-bf16" and not processor_has_bf16():
+        pytest.skip("this processor has no bfloat16")
+
+
+def test_the_record_says_what_was_compared_measured_and_chosen(prepared: Prepared) -> None:
+    record = prepared.record
+    assert read_record(prepared.folder) == record
+    assert record.frame_size == SIZE_PX
+    golden = record.golden
+    assert (golden.available, golden.scored, golden.compared) == (CALIBRATION_FRAMES, 36, 32)
+    assert (golden.synthetic, golden.quantized_on) == (5, 6)
+    for name in ("openvino-fp32", "onnxruntime-fp32"):
+        measured = record.of(name)
+        assert measured is not None
+        assert measured.refusal is None
+        assert measured.parity is not None
+        assert (measured.parity.frames, measured.parity.flips) == (37, 0)
+        assert measured.parity.largest_difference < 1e-4
+        assert measured.median_ms is not None
+    chosen = record.of(record.chosen)
+    assert chosen is not None
+    assert chosen.refusal is None
+    present = {path.name for path in prepared.folder.iterdir()}
+    assert present == {*record.files, RECORD_NAME}
+    check_usable(record, load_bundle(prepared.bundle).info, Machine.here())
+
+
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    # Sums in another order; 8 bits of a bfloat16's mantissa through the network's depth; 8 bits.
+    list(zip(EXPORTED, (1e-5, 1e-5, 0.05, 0.25), strict=True)),
+)
+def test_an_exported_engine_answers_as_the_network_at_any_size(
+    prepared: Prepared, name: str, tolerance: float
+) -> None:
+    available(name)
+    model, engine = prepared.model(), prepared.engine(name)
+    preprocessing = model.info.preprocessing
+    for height, width in ((8, 8), (33, 50), SIZE_PX, (33, 50)):
+        pixels = np.resize(patched_frame(3), (height, width))
+        expected = model.probabilities(pixels)
+        ((answer, _),) = engine_probabilities(engine, [pixels], preprocessing)
+        assert answer.shape == (2, height, width)
+        assert answer.dtype == np.float32
+        np.testing.assert_allclose(answer, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_frames_that_wait_together_get_the_answers_they_would_get_alone(
+    prepared: Prepared, name: str
+) -> None:
+    available(name)
+    engine, preprocessing = prepared.engine(name), prepared.model().info.preprocessing
+    frames = [patched_frame(seed) for seed in (0, 1, 2)]
+    alone = [engine_probabilities(engine, [frame], preprocessing)[0][0] for frame in frames]
+    kept = [answer.copy() for answer in alone]
+    together = engine_probabilities(engine, frames, preprocessing)
+    for answer, copy, (batched, _) in zip(alone, kept, together, strict=True):
+        np.testing.assert_array_equal(answer, copy, "a later frame wrote over an earlier answer")
+        np.testing.assert_allclose(batched, answer, rtol=0, atol=1e-5)
+
+
+def test_another_engine_takes_over_between_two_frames_and_says_so(prepared: Prepared) -> None:
+    model = prepared.model()
+    before = model.inspect(patched_frame(5))
+    model.use(prepared.engine("openvino-fp32"), notes=("served by an export",))
+    after = model.inspect(patched_frame(5))
+    assert (before.engine, after.engine) == ("torch-fp32", "openvino-fp32")
+    assert before.verdict == after.verdict
+    assert "served by an export" in after.notes
+    assert "served by an export" not in before.notes
+
+
+def test_an_engine_that_fails_is_replaced_by_torch_and_each_answer_says_so(
+    prepared: Prepared,
+) -> None:
+    class Failing:
+        name: EngineName = "openvino-fp32"
+        device = torch.device("cpu")
+
+        def probabilities(self, pixels: Pixels) -> Any:
+            raise EngineError("engine_failed", "openvino-fp32 failed at a frame: out of memory")
+
+    model = prepared.model()
+    expected = model.inspect(patched_frame(5))
+    model.use(Failing())
+    for _ in range(2):
+        answer = model.inspect(patched_frame(5))
+        assert (answer.verdict, answer.engine) == (expected.verdict, "torch-fp32")
+        assert any("out of memory" in note for note in answer.notes)
+
+
+def refusal_of(engine: Engine, model: FrozenModel, name: Any = "onnxruntime-fp32") -> str | None:
+    tally = ParityTally(name, model.info)
+    golden = [GoldenFrame(str(seed), patched_frame(seed)) for seed in range(12)]
+    golden += synthetic_extremes(SIZE_PX, model.info.preprocessing)
+    for frame in golden:
+        expected = look(model.reference, frame.pixels, model.info)
+        tally.add(frame.name, expected, look(engine, frame.pixels, model.info))
+    return tally.outcome().refusal
+
+
+class Exchanged(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.network(batch)
+        return answer.flip(1)
+
+
+def sabotaged(model: FrozenModel, how: str) -> Engine:
+    network, preprocessing = model.network, model.info.preprocessing
+    if how == "exchanged outputs":
+        network = Exchanged(network)
+    elif how == "another mean":
+        preprocessing = preprocessing.model_copy(update={"mean": (90 * 257.0,)})
+    elif how == "another deviation":
+        preprocessing = preprocessing.model_copy(update={"std": (29 * 257.0,)})
+    elif how == "no numbers":
+        preprocessing = preprocessing.model_copy(update={"std": (0.0,)})
+    return TorchEngine(network, preprocessing, model.device)
+
+
+@pytest.mark.parametrize(
+    "how", ["exchanged outputs", "another mean", "another deviation", "no numbers"]
+)
+def test_a_sabotaged_engine_is_refused(prepared: Prepared, how: str) -> None:
+    model = prepared.model()
+    assert refusal_of(sabotaged(model, "not at all"), model) is None
+    assert refusal_of(sabotaged(model, how), model)
+
+
+def test_an_exported_file_with_other_weights_is_refused(prepared: Prepared, tmp_path: Path) -> None:
+    graph = onnx.load(prepared.folder / ONNX_NAME)
+    heaviest = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weights = onnx.numpy_helper.to_array(heaviest).copy()
+    weights[: len(weights) // 2] *= 0.5
+    heaviest.CopyFrom(onnx.numpy_helper.from_array(weights, heaviest.name))
+    onnx.save(graph, tmp_path / ONNX_NAME)
+    model = prepared.model()
+    assert refusal_of(OnnxRuntimeEngine(prepared.folder / ONNX_NAME), model) is None
+    refusal = refusal_of(OnnxRuntimeEngine(tmp_path / ONNX_NAME), model)
+    assert refusal
+    # And were it put in the place of the one that was compared, it would not be loaded.
+    with pytest.raises(EngineError, match="not the file that was compared"):
+        load_exported(tmp_path, prepared.record, "onnxruntime-fp32")
+
+
+def test_a_flip_is_told_with_its_frame_and_both_verdicts(prepared: Prepared) -> None:
+    tally = ParityTally("openvino-int8", prepared.model().info)
+    tally.add("part 6", FrameAnswer("OK", (), (0.5, 0.1)), FrameAnswer("OK", (), (0.45, 0.1)))
+    assert tally.outcome().refusal is None
+    pit = FrameAnswer("NG", ("pit",), (0.99, 0.1))
+    tally.add("part 7", pit, FrameAnswer("OK", (), (0.99, 0.1)))
+    tally.add("part 8", pit, FrameAnswer("NG", ("pit", "dent"), (0.99, 0.1)))
+    outcome = tally.outcome()
+    assert (outcome.frames, outcome.flips) == (3, 2)
+    assert outcome.listed[0].frame == "part 7"
+    assert outcome.largest_difference == pytest.approx(0.05)
+    assert outcome.refusal is not None
+    assert "first part 7: OK instead of NG (pit)" in outcome.refusal
+
+
+def test_the_golden_frames_show_both_verdicts(prepared: Prepared) -> None:
+    model = prepared.model()
+    verdicts = {model.inspect(patched_frame(seed)).verdict for seed in range(CALIBRATION_FRAMES)}
+    assert verdicts == {"OK", "NG"}
+
+
+def test_a_damaged_or_missing_export_is_not_loaded(prepared: Prepared, tmp_path: Path) -> None:
+    for name in prepared.record.files:
+        (tmp_path / name).write_bytes((prepared.folder / name).read_bytes())
+    weights = tmp_path / OPENVINO_NAME.replace(".xml", ".bin")
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(EngineError, match=r"model\.bin") as damaged:
+        load_exported(tmp_path, prepared.record, "openvino-fp32")
+    assert damaged.value.code == "export_damaged"
+    weights.unlink()
+    with pytest.raises(EngineError, match=r"model\.bin is missing"):
+        load_exported(tmp_path, prepared.record, "openvino-fp32")
+    (tmp_path / RECORD_NAME).write_text('{"format_version": 1')
+    with pytest.raises(EngineError) as record:
+        read_record(tmp_path)
+    assert record.value.code == "engines_damaged"
+
+
+def test_what_was_measured_elsewhere_or_of_other_thresholds_is_not_used(
+    prepared: Prepared,
+) -> None:
+    info = load_bundle(prepared.bundle).info
+    here = Machine.here()
+    libraries = {**here.libraries, "openvino": "2031.1"}
+    elsewhere = here.model_copy(update={"processor": "another", "libraries": libraries})
+    with pytest.raises(EngineError, match="processor, openvino") as machine:
+        check_usable(prepared.record, info, elsewhere)
+    assert machine.value.code == "engines_of_another_machine"
+    stricter = OperatingPoint(
+        classes={**info.operating_point.classes, "pit": ClassThreshold(threshold=0.7)}
+    )
+    changed = info.model_copy(update={"operating_point": stricter})
+    with pytest.raises(EngineError) as other:
+        check_usable(prepared.record, changed, here)
+    assert other.value.code == "engines_of_another_model"
+    # What the report says of the model besides decides no verdict.
+    assert model_digest(info) == model_digest(info.model_copy(update={"metrics": {"dice": 1}}))
+
+
+def test_the_fastest_engine_that_may_serve_is_chosen() -> None:
+    def engine(name: Any, times: float, refusal: str | None = None, device: str = "cpu") -> Any:
+        return EngineMeasurement(
+            name=name, device=device, median_ms=1.0, times_faster=times, refusal=refusal
+        )
+
+    reference = engine("torch-fp32", 1.0)
+    quick, quickest = engine("openvino-bf16", 4.0), engine("openvino-int8", 8.0, "a flip")
+    assert fastest((reference, quick, quickest), "cpu") == "openvino-bf16"
+    assert fastest((reference, quickest, engine("onnxruntime-fp32", 0.9)), "cpu") == "torch-fp32"
+    assert fastest((engine("torch-fp32", 1.0, device="cuda"), quick), "cuda") == "torch-fp32"
+
+
+def test_half_precision_torch_keeps_the_models_own_network(prepared: Prepared) -> None:
+    model = prepared.model()
+    expected = model.probabilities(patched_frame(2))
+    half = torch_engine(model, "torch-bf16")
+    ((answer, _),) = engine_probabilities(half, [patched_frame(2)], model.info.preprocessing)
+    assert 0 < np.abs(answer - expected).max() < 0.1
+    np.testing.assert_array_equal(model.probabilities(patched_frame(2)), expected)
+
+
+def test_a_detector_is_not_exported_and_the_error_says_what_serves_it() -> None:
+    spec = ModelSpec(architecture="fcos", encoder="resnet18", detection=DetectionSpec())
+    info = BundleInfo(
+        task="detection",
+        classes=("pit",),
+        model=spec,
+        norm=NormSpec(kind="bn"),
+        preprocessing=Preprocessing(
+            in_channels=1, bit_depth=8, mean=(0.0,), std=(1.0,), stride_px=spec.stride_px
+        ),
+        operating_point=OperatingPoint(classes={"pit": ClassThreshold()}),
+        dataset_digest="0" * 64,
+    )
+    with pytest.raises(EngineError, match="torch serves it") as refused:
+        check_exportable(info)
+    assert refused.value.code == "detector_not_exported"
+
+
+def test_frames_are_spread_over_the_whole_set() -> None:
+    frames = stored(range(10))
+    assert [frame.name for frame in spread(frames, 4)] == [
+        "frame 0",
+        "frame 3",
+        "frame 6",
+        "frame 9",
+    ]
+    assert spread(frames, 10) == frames

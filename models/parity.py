@@ -35,6 +35,7 @@ TOLERANCE: dict[EngineName, float] = {
     "openvino-int8": 0.1,
 }
 _LISTED_FLIPS = 20
+_EXTREME_SIDE_PX = 1000
 
 
 @dataclass(frozen=True)
@@ -186,12 +187,12 @@ def distance_to_thresholds(answer: FrameAnswer, info: BundleInfo) -> float:
 
 
 def synthetic_extremes(size: tuple[int, int], preprocessing: Preprocessing) -> list[GoldenFrame]:
-    """Return frames that no camera delivers on a good day, of ``size`` (H, W).
+    """Return frames that no camera delivers on a good day, of ``size`` (H, W) or smaller.
 
-    Black, white, one row and column more than a multiple of the stride, noise, and a pattern that
-    changes with each pixel: the ends of the range that 8 bits are spread over.
+    Black, white, noise, another size, and a pattern that changes with each pixel: the ends of the
+    range that 8 bits are spread over.  They say nothing of large frames that smaller ones don't.
     """
-    height, width = size
+    height, width = (min(side, _EXTREME_SIDE_PX) for side in size)
     dtype = np.uint8 if preprocessing.bit_depth == 8 else np.uint16
     top = int(np.iinfo(dtype).max)
     shape = (height, width, preprocessing.in_channels)

@@ -105,10 +105,18 @@ def export_tar(
     """Return a tar archive of an exported model, with its description and its parity.
 
     Raises:
-        Conflict: It was not prepared, or its verdicts are not the network's.
-        EngineError: The files are damaged, or belong to another model.
+        Conflict: It was not prepared, its verdicts are not the network's, or its files are damaged.
     """
     folder = storage.exports_dir(model_id)
+    try:
+        return _export_tar(storage, folder, model_id, info, form)
+    except EngineError as error:
+        raise Conflict(error.code, error.detail, file=error.file, hint=error.hint) from error
+
+
+def _export_tar(
+    storage: Storage, folder: Path, model_id: str, info: BundleInfo, form: ExportFormat
+) -> Iterator[bytes]:
     record = _current_record(folder, model_id, info)
     name = _ENGINE_OF[form]
     measured = record.of(name)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "latency": ("latency", "where an answer's time goes, beside a plain FastAPI endpoint"),
     "load": ("load", "clients that never pause while models are swapped, each answer checked"),
+    "runtimes": ("runtimes", "every engine's speed, memory and verdicts beside eager torch"),
 }
 
 

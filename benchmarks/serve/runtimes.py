@@ -1,0 +1,252 @@
+"""Every engine on the same frames: speed in turns with eager torch, memory, verdicts.
+
+The network is one that a job of the service has trained on drawn frames; the frames that are judged
+and timed are of the whole size, and it has learned from none of them.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.data.running_service import running_service
+from benchmarks.serve.latency import FULL, QUICK, WORK
+from benchmarks.serve.page import PAGE
+from benchmarks.serve.trained_models import PRODUCT_SEED, Recipe, trained_model
+from data.synthetic import draw_frame
+from models import FrozenModel, load_bundle
+from models.engine_preparation import (
+    FrameSource,
+    StoredFrame,
+    prepare_engines,
+    torch_engine,
+)
+from models.engine_record import EngineMeasurement, EngineRecord, load_exported
+from models.engines import Engine, EngineName, TorchEngine
+from models.runtime import engine_probabilities
+from service.serve import QUIET_ENVIRONMENT
+
+# Of the frames that judge; those that set the ranges of 8 bits are drawn from other seeds.
+_JUDGING_SEEDS = range(301, 305)
+_QUANTIZATION_SEEDS = range(401, 413)
+_PLAIN_ROUNDS = 3
+_GOALS = {"half or single precision": 4.0, "openvino-int8": 7.0}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much a run costs.
+
+    Attributes:
+        width_px: Of the frames that judge and are timed.
+        height_px: Of the same.
+        recipe: Of the network.
+    """
+
+    width_px: int
+    height_px: int
+    recipe: Recipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's arguments."""
+    PAGE.add_arguments(parser)
+    parser.add_argument("--work", type=Path, default=WORK, help="storage and drawn frames")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and write the page; return the exit status."""
+
+    def measure(quick: bool) -> dict[str, Any]:
+        latency = QUICK if quick else FULL
+        profile = Profile(latency.width_px, latency.height_px, latency.mono)
+        return measure_runtimes(profile, arguments.work)
+
+    return PAGE.record("runtimes", arguments, measure)
+
+
+def measure_runtimes(profile: Profile, work: Path) -> dict[str, Any]:
+    """Return the section of one run.
+
+    Side effects: keeps the trained model in ``work``; a service trains it unless it is there.
+    """
+    os.environ.update({**QUIET_ENVIRONMENT, **os.environ})
+    work.mkdir(parents=True, exist_ok=True)
+    with running_service(work) as (client, _, _):
+        model_id = trained_model(client, profile.recipe, work)
+    bundle = work / "storage" / "bundles" / model_id
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        record = prepare_engines(bundle, folder, _frames(profile), "cpu")
+        plain = plain_times_faster(bundle, profile)
+        peaks = {
+            engine.name: peak_bytes(bundle, folder, engine.name, profile)
+            for engine in record.engines
+            if engine.parity is not None or engine.name == "torch-fp32"
+        }
+    return section(record, plain, peaks)
+
+
+def _frames(profile: Profile) -> FrameSource:
+    def drawn(seed: int, width_px: int, height_px: int) -> Any:
+        size = {"width_px": width_px, "height_px": height_px}
+        return draw_frame(seed, product_seed=PRODUCT_SEED, defects=bool(seed % 2), **size).pixels
+
+    def stored(seeds: Sequence[int], width_px: int, height_px: int) -> list[StoredFrame]:
+        return [
+            StoredFrame(f"drawn {seed}", partial(drawn, seed, width_px, height_px))
+            for seed in seeds
+        ]
+
+    recipe = profile.recipe
+    return FrameSource(
+        calibration=stored(_JUDGING_SEEDS, profile.width_px, profile.height_px),
+        training=stored(_QUANTIZATION_SEEDS, recipe.width_px, recipe.height_px),
+    )
+
+
+def plain_times_faster(bundle: Path, profile: Profile) -> float:
+    """Return how fast the network in the layout that torch builds it in is, beside the served one.
+
+    It is what a team gets that calls ``network(batch)`` and changes nothing.
+    """
+    model = FrozenModel(load_bundle(bundle), "cpu")
+    unchanged = FrozenModel(load_bundle(bundle), "cpu").network.to(
+        memory_format=torch.contiguous_format
+    )
+    plain = TorchEngine(unchanged, model.info.preprocessing, model.device)
+    ratios = []
+    for _ in range(_PLAIN_ROUNDS):
+        times_s = []
+        for engine in (model.reference, plain):
+            began_s = time.perf_counter()
+            engine_probabilities(engine, [_blank(profile)], model.info.preprocessing)
+            times_s.append(time.perf_counter() - began_s)
+        ratios.append(times_s[0] / times_s[1])
+    return statistics.median(ratios)
+
+
+def peak_bytes(bundle: Path, folder: Path, name: EngineName, profile: Profile) -> int:
+    """Return the most memory that a process of its own held which asked one engine twice."""
+    arguments = [str(bundle), str(folder), name, str(profile.height_px), str(profile.width_px)]
+    command = [sys.executable, "-m", "benchmarks.serve.runtimes", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own program.
+    return int(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _blank(profile: Profile) -> Any:
+    return np.zeros((profile.height_px, profile.width_px), np.uint8)
+
+
+def section(record: EngineRecord, plain: float, peaks: dict[EngineName, int]) -> dict[str, Any]:
+    """Return the page's section: a row an engine, fastest last."""
+    height, width = record.frame_size
+    golden = record.golden
+    how = (
+        f"One frame of {width}x{height}, U-Net, trained; each engine in turns with the network as "
+        "served by eager torch in channels_last, medians. `plain` is eager torch in the layout "
+        "that it builds a network in, which most endpoints serve. Peak memory is that of a process "
+        "of its own, Python and libraries included."
+    )
+    judged = (
+        f"Judged on {golden.compared} drawn frames of that size and {golden.synthetic} synthetic "
+        f"extremes; ranges of 8 bits from {golden.quantized_on} other frames. Chosen: "
+        f"`{record.chosen}`."
+    )
+    notes = [how, judged, *_goals(record, plain)]
+    ordered = sorted(record.engines, key=lambda engine: engine.times_faster or 0.0)
+    rows = [["plain", "-", f"{plain:.2f}", "1.00", "-", "-", "-", ""]]
+    rows += [_row(engine, plain, peaks) for engine in ordered]
+    columns = [
+        "engine",
+        "ms",
+        "times served eager",
+        "times plain eager",
+        "peak GB",
+        "flips",
+        "largest score difference",
+        "refused because",
+    ]
+    return {
+        "notes": notes,
+        "columns": columns,
+        "rows": rows,
+        "record": record.model_dump(mode="json"),
+        "plain_times_faster": plain,
+        "peak_bytes": peaks,
+    }
+
+
+def _row(engine: EngineMeasurement, plain: float, peaks: dict[EngineName, int]) -> list[str]:
+    parity, times = engine.parity, engine.times_faster
+    return [
+        engine.name,
+        "-" if engine.median_ms is None else f"{engine.median_ms:.0f}",
+        "-" if times is None else f"{times:.2f}",
+        "-" if times is None else f"{times / plain:.2f}",
+        f"{peaks[engine.name] / 1e9:.2f}" if engine.name in peaks else "-",
+        "-" if parity is None else f"{parity.flips} of {parity.frames}",
+        "-" if parity is None else f"{parity.largest_difference:.1e}",
+        engine.refusal or "",
+    ]
+
+
+def _goals(record: EngineRecord, plain: float) -> list[str]:
+    """Return a sentence for each goal: reached or missed, of engines that may serve."""
+
+    def best(names: Sequence[str]) -> float:
+        speeds = [
+            (engine.times_faster or 0.0) / plain
+            for engine in record.engines
+            if engine.name in names and engine.refusal is None
+        ]
+        return max(speeds, default=0.0)
+
+    found = {
+        "half or single precision": best(["openvino-bf16", "openvino-fp32", "onnxruntime-fp32"]),
+        "openvino-int8": best(["openvino-int8"]),
+    }
+    return [
+        f"Goal for {name}: {goal:g} times plain eager torch without a flip; "
+        + (
+            f"{found[name]:.2f}, {'reached' if found[name] >= goal else 'missed'}."
+            if found[name]
+            else "no such engine passed the gate."
+        )
+        for name, goal in _GOALS.items()
+    ]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Ask one engine twice about a frame, and print the most memory that was held."""
+    bundle, folder, name, height, width = arguments
+    record = EngineRecord.model_validate_json((Path(folder) / "engines.json").read_text())
+    model = FrozenModel(load_bundle(Path(bundle)), "cpu")
+    known = next(engine.name for engine in record.engines if engine.name == name)
+    engine: Engine = model.reference
+    if known.startswith("torch"):
+        engine = engine if known == "torch-fp32" else torch_engine(model, known)
+    else:
+        engine = load_exported(Path(folder), record, known)
+    blank = np.zeros((int(height), int(width)), np.uint8)
+    for _ in range(2):
+        engine_probabilities(engine, [blank], model.info.preprocessing)
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak_kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    print(1024 * int(peak_kib))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -56,10 +56,16 @@ def run(arguments: argparse.Namespace) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {**asdict(outcome), "violations": outcome.violations(), "machine": machine}
     path.write_text(json.dumps(told, indent=1) + "\n")
-    page = path.with_suffix(".md")
-    page.write_text(render(told))
-    print(f"wrote {page}; broken promises: {outcome.violations() or 'none'}")
+    write_page(path)
+    print(f"broken promises: {outcome.violations() or 'none'}")
     return 1 if outcome.violations() else 0
+
+
+def write_page(path: Path) -> None:
+    """Write the page of a file of results, which need not exist."""
+    page = path.with_suffix(".md")
+    page.write_text(render(json.loads(path.read_text()) if path.exists() else None))
+    print(f"wrote {page}")
 
 
 def run_load(plan: LoadPlan, work: Path) -> LoadOutcome:

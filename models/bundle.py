@@ -1,5 +1,7 @@
 """A bundle is a model on disk: ``weights.safetensors`` and ``bundle.json``, and no pickle.
 
+Beside them may lie ``part_scores.json``, the evidence that other thresholds rest on.
+
 The weights are those of an ordinary network with ``nn.BatchNorm2d``, not yet folded, so that a
 bundle can be trained further, exported or read by other tools.
 """
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from models.architecture import Task
 from models.defects import OperatingPoint
 from models.errors import BundleError
+from models.part_scores import PART_SCORES_NAME, PartScores
 from models.preprocessing import Preprocessing
 from models.registry import build_model, example_input
 from models.spec import ModelSpec, NormSpec
@@ -84,13 +87,20 @@ class Bundle:
     network: nn.Module
 
 
-def write_bundle(path: Path, info: BundleInfo, weights: dict[str, Tensor]) -> BundleInfo:
+def write_bundle(
+    path: Path,
+    info: BundleInfo,
+    weights: dict[str, Tensor],
+    part_scores: PartScores | None = None,
+) -> BundleInfo:
     """Write a bundle; a reader sees either all of it or nothing.
 
     Args:
         path: The bundle's directory; an existing one is replaced.
         info: Everything but the weights' digest, which is filled in.
         weights: State dict of the plain network.
+        part_scores: What other thresholds would rest on, for a file of its own: serving reads
+            ``bundle.json`` at each frame.
 
     Returns:
         The info as written.
@@ -102,8 +112,11 @@ def write_bundle(path: Path, info: BundleInfo, weights: dict[str, Tensor]) -> Bu
     save_file(contiguous, partial / WEIGHTS_NAME)
     complete = info.model_copy(update={"weights_sha256": file_sha256(partial / WEIGHTS_NAME)})
     (partial / INFO_NAME).write_text(complete.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    for name in (WEIGHTS_NAME, INFO_NAME):
-        _flush_to_disk(partial / name)
+    if part_scores is not None:
+        told = part_scores.model_copy(update={"weights_sha256": complete.weights_sha256})
+        (partial / PART_SCORES_NAME).write_text(told.model_dump_json() + "\n", encoding="utf-8")
+    for written in partial.iterdir():
+        _flush_to_disk(written)
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
     _flush_to_disk(path.parent)

@@ -15,6 +15,7 @@ parts drawn independently from that production.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,6 +73,8 @@ class Certificate:
             choice between proven thresholds looked at them.
         good: Good calibration parts.
         missing: Further defective parts it would take, if none of them escaped; 0 where proven.
+        allowed_escapes: The rank that the bound is of; with ties more than ``escapes``.
+        candidates: Ways of scoring that the choice was made from.
     """
 
     constraint: EscapeConstraint
@@ -84,6 +87,8 @@ class Certificate:
     false_alarms: int
     good: int
     missing: int
+    allowed_escapes: int
+    candidates: int
 
 
 def upper_bound(events: int, trials: int, confidence: float) -> float:
@@ -102,6 +107,25 @@ def upper_bound(events: int, trials: int, confidence: float) -> float:
     if events == trials:
         return 1.0
     return float(beta.ppf(confidence, events + 1, trials - events))
+
+
+def exact_interval(events: int, trials: int) -> dict[str, Any]:
+    """Return a rate with its exact (Clopper-Pearson) 95 % interval and its denominator.
+
+    Without trials, rate and bounds are None: nothing is known.
+    """
+    from scipy.special import betaincinv
+
+    if trials == 0:
+        return {"events": 0, "n": 0, "rate": None, "low": None, "high": None}
+    others = trials - events
+    return {
+        "events": events,
+        "n": trials,
+        "rate": events / trials,
+        "low": float(betaincinv(events, others + 1, 0.025)) if events else 0.0,
+        "high": float(betaincinv(events + 1, others, 0.975)) if others else 1.0,
+    }
 
 
 def most_escapes(trials: int, constraint: EscapeConstraint) -> int | None:
@@ -180,6 +204,8 @@ def certify(candidates: Sequence[Candidate], constraint: EscapeConstraint) -> Ce
         false_alarms=int((chosen.good >= threshold).sum()),
         good=good,
         missing=0 if escapes is not None else parts_needed(each) - defective,
+        allowed_escapes=allowed,
+        candidates=len(candidates),
     )
 
 

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from models.engines import REFERENCE_ENGINE, Engine, EngineName, TorchEngine
 from models.errors import EngineError, OutputError
 from models.preprocessing import Pixels, Preprocessing, model_pixels, pad_pixels
 from models.registry import example_input
+from models.tiling import Tile, Tiling, bytes_per_px, measure_tiling, tiled_probabilities
 from norm import FoldReport, fold_batchnorm
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class FrozenModel:
         device: The one in use.
         fold_report: Which normalization layers were folded, and which were not and why.
         network: The folded network, float32, on the device.
+        memory_bytes: What one forward may hold; a frame that would take more is looked at in tiles
+            with borders as wide as the network sees, and the answer says so. None sets no bound.
     """
 
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
@@ -70,6 +74,7 @@ class FrozenModel:
         self.reference = TorchEngine(self.network, self.info.preprocessing, self.device)
         # Engine and notes change together, and a frame reads them once.
         self._in_use: tuple[Engine, tuple[str, ...]] = (self.reference, ())
+        self.memory_bytes: float | None = None
 
     @property
     def engine(self) -> Engine:
@@ -91,7 +96,9 @@ class FrozenModel:
         Raises:
             FrameError: If the frame does not suit the model.
         """
-        ((probabilities, _),) = engine_probabilities(self.engine, [pixels], self.info.preprocessing)
+        ((probabilities, _),) = engine_probabilities(
+            self.engine, [pixels], self.info.preprocessing, self._tiles
+        )
         return probabilities
 
     def inspect(self, pixels: Pixels) -> Inspection:
@@ -127,7 +134,7 @@ class FrozenModel:
         engine, said = self._in_use
         begin = time.perf_counter()
         try:
-            answers = engine_probabilities(engine, frames, self.info.preprocessing)
+            answers = engine_probabilities(engine, frames, self.info.preprocessing, self._tiles)
         except EngineError as error:
             if engine is self.reference:
                 raise
@@ -136,7 +143,7 @@ class FrozenModel:
             said = (f"{self.reference.name} answers, because {error.detail}",)
             engine = self.reference
             self.use(engine, said)
-            answers = engine_probabilities(engine, frames, self.info.preprocessing)
+            answers = engine_probabilities(engine, frames, self.info.preprocessing, self._tiles)
         model_ms = 1000 * (time.perf_counter() - begin)
         outcomes: list[Inspection | OutputError] = []
         for probabilities, notes in answers:
@@ -145,6 +152,25 @@ class FrozenModel:
             except OutputError as error:
                 outcomes.append(error)
         return outcomes
+
+    def _tiles(self, size: tuple[int, int], count: int) -> list[Tile] | None:
+        """Return the tiles that a padded frame is looked at in; None if it is looked at whole."""
+        if self.memory_bytes is None:
+            return None
+        memory_bytes = self.memory_bytes / count
+        if size[0] * size[1] * self._bytes_per_px <= memory_bytes or self._tiling is None:
+            return None
+        return self._tiling.tiles(size, memory_bytes)
+
+    @cached_property
+    def _bytes_per_px(self) -> float:
+        preprocessing = self.info.preprocessing
+        return bytes_per_px(self.network, preprocessing.in_channels, preprocessing.stride_px)
+
+    @cached_property
+    def _tiling(self) -> Tiling | None:
+        preprocessing = self.info.preprocessing
+        return measure_tiling(self.network, preprocessing.in_channels, preprocessing.stride_px)
 
     def _judged(
         self,
@@ -195,12 +221,22 @@ def frame_probabilities(
 
 
 def engine_probabilities(
-    engine: Engine, frames: Sequence[Pixels], preprocessing: Preprocessing
+    engine: Engine,
+    frames: Sequence[Pixels],
+    preprocessing: Preprocessing,
+    tiles_for: Callable[[tuple[int, int], int], list[Tile] | None] = lambda _size, _count: None,
 ) -> list[tuple[NDArray[np.float32], list[str]]]:
     """Ask an engine about whole frames of one shape and dtype in one forward.
 
     A network of resized frames sees the frame resized; its probabilities are interpolated
     bilinearly to the frame's own size, so that whoever reads them deals with native pixels alone.
+
+    Args:
+        engine: Who is asked.
+        frames: (H, W) or (H, W, C) each.
+        preprocessing: The model's.
+        tiles_for: Returns the tiles to cut frames into, of the padded height and width and the
+            number of frames, or None to look at them whole.
 
     Returns:
         For each frame its probabilities (K, H, W) float32 at its own size, which may be a view of
@@ -216,7 +252,16 @@ def engine_probabilities(
     padded = [pad_pixels(pixels, preprocessing.stride_px) for pixels, _ in prepared]
     # A single frame is not copied.
     batch: Any = padded[0][None] if len(padded) == 1 else np.stack(padded)
-    answer = engine.probabilities(batch)[:, :, :height, :width]
+    tiles = tiles_for((batch.shape[1], batch.shape[2]), len(batch))
+    if tiles is None:
+        answer = engine.probabilities(batch)
+    else:
+        answer = tiled_probabilities(engine, batch, tiles)
+        for _, notes in prepared:
+            notes.append(
+                f"looked at in {len(tiles)} tiles, because memory does not hold the whole frame"
+            )
+    answer = answer[:, :, :height, :width]
     if (height, width) != native:
         answer = _interpolated(answer, native)
     return [(plane, notes) for plane, (_, notes) in zip(answer, prepared, strict=True)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service import cli_ledger, cli_weights, report_commands
+from service import cli_deployments, cli_ledger, cli_weights, report_commands
 from service.cli_comparisons import compare
 from service.cli_options import DEFAULT_URL, Url, exit_with
 
@@ -216,6 +216,7 @@ def _rejection(outcome: "FileOutcome") -> str:
 
 
 report_commands.add_to(app)
+cli_deployments.add_to(app)
 app.command()(compare)
 
 

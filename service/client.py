@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from service.client_comparisons import ComparisonCalls
 from service.client_datasets import DatasetCalls
+from service.client_deployments import DeploymentCalls
 from service.client_engines import EngineCalls
 from service.client_transport import (
     DEFAULT_TIMEOUT_S,
@@ -26,7 +27,6 @@ from service.client_transport import (
     path_of,
 )
 from service.resources import (
-    DeploymentResource,
     JobResource,
     MetricsRecord,
     ModelResource,
@@ -36,7 +36,7 @@ from service.resources import (
 __all__ = ["HairlineClient", "HairlineError"]
 
 
-class HairlineClient(DatasetCalls, ComparisonCalls, EngineCalls):
+class HairlineClient(DatasetCalls, ComparisonCalls, DeploymentCalls, EngineCalls):
     """Calls one Hairline service.
 
     Every method raises `HairlineError` when the service refuses or can't be reached.
@@ -174,25 +174,6 @@ class HairlineClient(DatasetCalls, ComparisonCalls, EngineCalls):
         """Write a model's bundle to ``target`` as a tar archive, whole or not at all."""
         self._transport.download(_model(model_id) + "/bundle", target)
 
-    def deploy(self, name: str, model_id: str) -> DeploymentResource:
-        """Serve a model under a name."""
-        body = {"model": model_id}
-        answer = self._transport.call("PUT", _deployment(name), json=body)
-        return DeploymentResource.model_validate(answer)
-
-    def deployment(self, name: str) -> DeploymentResource:
-        """Return what a name serves."""
-        return DeploymentResource.model_validate(self._transport.call("GET", _deployment(name)))
-
-    def deployments(self) -> Iterator[DeploymentResource]:
-        """Yield deployments by name."""
-        return map(DeploymentResource.model_validate, self._transport.pages("/deployments"))
-
-    def roll_back(self, name: str) -> DeploymentResource:
-        """Serve the model before again."""
-        answer = self._transport.call("POST", _deployment(name) + ":rollback")
-        return DeploymentResource.model_validate(answer)
-
     def predict(
         self,
         frame: Path,
@@ -222,7 +203,3 @@ def _job(job_id: str) -> str:
 
 def _model(model_id: str) -> str:
     return path_of("models", model_id)
-
-
-def _deployment(name: str) -> str:
-    return path_of("deployments", name)

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from service.client_transport import HairlineError, Transport, path_of
-from service.resources import EnginesResource
+from service.engine_resources import EnginesResource
 
 
 class EngineCalls:

@@ -25,8 +25,8 @@ from models.engine_record import (
 from models.engines import EngineName
 from models.exporting import companion_files
 from service.database.tables import EngineTask, now_utc
+from service.engine_resources import EngineResource, EnginesResource
 from service.errors import Conflict
-from service.resources import EngineResource, EnginesResource
 from service.storage import Storage
 from service.tar_stream import tar_of
 

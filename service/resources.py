@@ -1,4 +1,4 @@
-"""What the API answers about jobs, models, deployments and verdicts; the client reads the same.
+"""What the API answers about jobs, models and verdicts; the client reads the same.
 
 Nothing here may import torch, FastAPI or the database: the client and the command line import it.
 """
@@ -188,59 +188,13 @@ class ModelResource(_Resource):
     notes: tuple[str, ...] = Field(
         default=(), description="What whoever deploys it has to know; each answer says it too."
     )
+    parent: str | None = Field(
+        default=None, description="The model whose weights these are, at other thresholds."
+    )
+    origin: dict[str, Any] | None = Field(
+        default=None, description="Who chose the other thresholds, why, and what they prove."
+    )
     created_at: datetime
-
-
-class EngineResource(_Resource):
-    """One engine that was tried for a model, or why it may not serve it."""
-
-    name: str
-    device: str
-    median_ms: float | None = Field(description="Of the network on one frame.")
-    times_faster: float | None = Field(description="Than eager torch, timed in turns with it.")
-    refusal: str | None = Field(description="Why it may not serve; null if it may.")
-    parity: dict[str, Any] | None = Field(
-        description="Golden frames compared, how many were judged differently and which, the "
-        "largest difference of a score, the smallest margin to a threshold."
-    )
-
-
-class EnginesResource(_Resource):
-    """What is known of a model's engines on this machine."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "mdl_4k7z1m9q2w8x5v3t",
-                    "status": "queued",
-                    "error": None,
-                    "unusable": None,
-                    "chosen": None,
-                    "machine": None,
-                    "golden": None,
-                    "frame_size": None,
-                    "engines": [],
-                    "requested_at": "2026-01-05T08:30:00Z",
-                    "finished_at": None,
-                }
-            ]
-        }
-    )
-
-    model: str
-    status: Literal["none", "queued", "running", "done", "failed"]
-    error: JobError | None = None
-    unusable: str | None = Field(
-        default=None, description="Why eager torch serves although engines were prepared."
-    )
-    chosen: str | None = Field(default=None, description="What serves the model here.")
-    machine: dict[str, Any] | None = Field(default=None, description="Where it was measured.")
-    golden: dict[str, Any] | None = Field(default=None, description="Which frames were compared.")
-    frame_size: tuple[int, int] | None = Field(default=None, description="Height, width timed.")
-    engines: tuple[EngineResource, ...] = ()
-    requested_at: datetime | None = None
-    finished_at: datetime | None = None
 
 
 class WeightsFileResource(_Resource):
@@ -263,28 +217,6 @@ class WeightsFileResource(_Resource):
     source: str | None = None
     encoders: tuple[str, ...] = ()
     error: str | None = None
-
-
-class DeploymentResource(_Resource):
-    """A name that ``/predict`` serves."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "name": "line-1",
-                    "model": "mdl_4k7z1m9q2w8x5v3t",
-                    "previous_model": None,
-                    "updated_at": "2026-01-05T08:30:00Z",
-                }
-            ]
-        }
-    )
-
-    name: str
-    model: str
-    previous_model: str | None
-    updated_at: datetime
 
 
 class DefectResource(_Resource):

@@ -5,6 +5,8 @@ import threading
 import weakref
 
 import numpy as np
+import psutil
+import torch
 
 from models import EngineError, FrozenDetector, FrozenModel, freeze_bundle, load_bundle
 from models.engine_preparation import torch_engine
@@ -23,6 +25,8 @@ from service.storage import Storage
 logger = logging.getLogger(__name__)
 
 _POLL_S = 1.0
+# Of what is free when a model is loaded: frames that wait and a training beside it want some too.
+_MEMORY_SHARE = 0.8
 
 
 class ServedModels:
@@ -57,6 +61,7 @@ class ServedModels:
         """
         model = freeze_bundle(load_bundle(self._storage.bundle_dir(model_id)), self._device)
         if isinstance(model, FrozenModel):
+            model.memory_bytes = _MEMORY_SHARE * free_memory_bytes(model.device)
             seen = self._record_time(model_id)
             self._engage(model_id, model)
             with self._guard:
@@ -120,6 +125,14 @@ class ServedModels:
             engine = load_exported(folder, record, record.chosen)
         _warm_up(engine, model, record)
         return engine
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Return how much memory a forward on this device could still take."""
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        return int(free_bytes)
+    return int(psutil.virtual_memory().available)
 
 
 def _warm_up(engine: Engine, model: FrozenModel, record: EngineRecord) -> None:

@@ -36,9 +36,15 @@ class Settings(BaseSettings):
     ledger_max_bytes: Annotated[int, Field(gt=0)] = 4 * 1024**3
     # None keeps inspections however old.
     ledger_max_age_days: Annotated[float, Field(gt=0)] | None = None
+    # How far a shadow model's process gives way to the line where both want a core.
+    shadow_niceness: Annotated[int, Field(ge=0, le=19)] = 19
+    # Whether a deployment asks for its model's engines; without it POST /models/{id}/engines does.
+    prepare_engines: bool = True
     worker_poll_s: Annotated[float, Field(gt=0)] = 0.5
     # A worker that has not renewed its lease for this long is taken for dead.
     lease_s: Annotated[float, Field(gt=0)] = 15.0
+    # Training on this machine pauses so long at a time while frames are inspected; 0 never does.
+    training_longest_pause_s: Annotated[float, Field(ge=0)] = 20.0
     # A run that dies this often without reaching a new checkpoint is failed instead of resumed.
     max_fruitless_attempts: Annotated[int, Field(gt=0)] = 3
 

@@ -49,13 +49,18 @@ class Storage:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         with disk_errors(self.root):
-            for folder in ("blobs", "manifests", "runs", "bundles", "exports", "spool"):
+            for folder in ("blobs", "exports", "kept", "manifests", "runs", "bundles", "spool"):
                 (self.root / folder).mkdir(parents=True, exist_ok=True)
 
     @property
     def spool_dir(self) -> Path:
         """Files under way: on the blobs' file system, so that a rename is atomic."""
         return self.root / "spool"
+
+    @property
+    def serving_mark(self) -> Path:
+        """The file whose time of change tells when the last frame came to be inspected."""
+        return self.root / "serving"
 
     def put_blob(self, content: bytes, sha256: str) -> BlobState:
         """Keep the content under its digest and return how it was found.
@@ -82,6 +87,17 @@ class Storage:
             with self._spooled(lambda file: file.write(content)) as spooled:
                 self._publish(spooled, path)
         return state
+
+    def put_kept(self, content: bytes, sha256: str) -> None:
+        """Keep a frame of the line at `kept_path`: apart from blobs, since it is deleted in time.
+
+        Raises:
+            StorageError: The disk is full or fails.
+        """
+        path = self.kept_path(sha256)
+        if _state_of(path, content) != "whole":
+            with self._spooled(lambda file: file.write(content)) as spooled:
+                self._publish(spooled, path)
 
     def put_manifest(self, digest: str, write: Callable[[Path], None]) -> Path:
         """Let ``write`` fill a temporary path, then put it at `manifest_path` in one step.
@@ -112,6 +128,10 @@ class Storage:
         path = self.blob_path(sha256)
         with disk_errors(path):
             return path.read_bytes()
+
+    def kept_path(self, sha256: str) -> Path:
+        """Return where a kept frame of this digest is, or would be."""
+        return self.root / "kept" / sha256[:2] / _checked_digest(sha256)
 
     def manifest_path(self, digest: str) -> Path:
         """Return where the manifest of this digest is, or would be."""

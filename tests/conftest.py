@@ -8,6 +8,9 @@ import pytest
 # Threads of several torch processes that spin for each other's cores made a step on two cores 50
 # times slower; sleeping threads cost a few percent.  Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A test asks for engines itself where it is about them: exporting beside each deployment would take
+# the cores from what is tested.
+os.environ.setdefault("HAIRLINE_PREPARE_ENGINES", "false")
 # Tests that run side by side share the cores out among them, and so do the programs they start.
 _PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _PROCESSES > 1:

@@ -6,6 +6,11 @@ import os
 import sys
 from pathlib import Path
 
+from training.run_directory import RunDirectory
+
+# Enough that the line's process gets nearly all of a core that both want.
+YIELDING_NICENESS = 10
+
 
 def main() -> int:
     """Parse the command line, run, and return the exit status."""
@@ -21,6 +26,9 @@ def main() -> int:
     # On a machine that trains and serves, waiting threads must not spin for a core that the other
     # process needs.  OpenMP reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A run that makes way for a line leaves it the processor within its steps, too.
+    if RunDirectory(arguments.run_dir).yield_request.exists():
+        os.nice(YIELDING_NICENESS)
     # Here and not at the top, so that a wrong argument is answered without seconds of imports.
     from training.run import execute
 

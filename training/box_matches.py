@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.certificate import exact_interval
 from training.average_precision import JudgedFrame
-from training.metrics import exact_interval
 
 MATCH_IOU = 0.5
 

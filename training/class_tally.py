@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import ClassThreshold
+from models.certificate import exact_interval
 from training.connected_regions import Regions
 from training.frame_scores import FrameScores
 from training.free_response import free_response
-from training.metrics import PixelCounts, exact_interval
+from training.metrics import PixelCounts
 from training.region_overlap import RegionOverlap
 from training.region_sizes import MOST_CURVE_BINS, SizeCounts
 from training.score_curves import (

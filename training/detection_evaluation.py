@@ -8,6 +8,7 @@ import numpy as np
 
 from data import Frame
 from models import ClassThreshold, Detections, OperatingPoint, Pixels
+from models.certificate import exact_interval
 from training.average_precision import JudgedFrame, average_precision, labelled_boxes
 from training.box_matches import (
     MATCH_IOU,
@@ -18,7 +19,6 @@ from training.box_matches import (
 )
 from training.free_response import FALSE_REGIONS_A_FRAME as FALSE_BOXES_A_FRAME
 from training.free_response import free_response
-from training.metrics import exact_interval
 from training.region_sizes import MOST_CURVE_BINS, SizeCounts
 from training.threshold_ladder import ladder_thresholds
 from training.verdict_rates import VerdictCounts

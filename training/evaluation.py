@@ -48,7 +48,10 @@ def score_histograms(
 
 
 def choose_operating_point(
-    model: ProbabilityModel, frames: Frames, classes: tuple[str, ...]
+    model: ProbabilityModel,
+    frames: Frames,
+    classes: tuple[str, ...],
+    tell: Tell | None = None,
 ) -> OperatingPoint:
     """Choose each class's threshold by pixel Dice, then its minimum area by the defects found.
 
@@ -56,6 +59,7 @@ def choose_operating_point(
         model: The frozen model.
         frames: Called twice; gives the calibration frames.
         classes: In the order of the model's outputs.
+        tell: Is told each frame once and the model's probabilities (K, H, W).
 
     Returns:
         A point whose classes say on what evidence they rest; a class that no calibration frame
@@ -72,6 +76,8 @@ def choose_operating_point(
             matches[name].append(
                 match_regions(probabilities[index] >= threshold, frame.mask[:, :, index] != 0)
             )
+        if tell is not None:
+            tell(frame, probabilities)
     return OperatingPoint(
         classes={
             name: _class_threshold(name, histograms[name], matches[name], frame_count)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from data import Frame, Item
 from models import OperatingPoint
+from models.certificate import exact_interval
 from training.connected_regions import Regions, find_regions
-from training.metrics import PixelCounts, exact_interval
+from training.metrics import PixelCounts
 
 # Below this many defects a third of them says nothing.
 _FEWEST_BINNED = 6

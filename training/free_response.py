@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.metrics import exact_interval
+from models.certificate import exact_interval
 from training.threshold_ladder import OFFSETS, ladder_thresholds
 
 FALSE_REGIONS_A_FRAME = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)

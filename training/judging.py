@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data import Frame, FrameDataset
 from models import Bundle, FrozenDetector, FrozenModel, OperatingPoint
 from models.certificate import EscapeConstraint
+from models.certified_point import certified_point
+from models.part_scores import PartScores
 from norm import FoldReport
 from training.baselines import trivial_baselines
-from training.certified_point import certified_point
 from training.detection import EvalDetector
 from training.detection_evaluation import (
     choose_box_thresholds,
@@ -25,6 +27,7 @@ from training.errors import ParityError
 from training.eval_forward import EvalForward
 from training.evaluation import Frames, choose_operating_point, judge, whole_frames
 from training.frame_outcomes import FrameOutcome, OutcomeRecorder
+from training.part_scores import PartScorer
 from training.performance import TimedModel
 from training.preparation import Prepared
 
@@ -44,6 +47,7 @@ class Judged:
         folding: What became of its normalization layers.
         prediction: How many frames a second it judged, see `TimedModel`; None if not measured.
         outcomes: What became of each test frame; None for a detector.
+        part_scores: What other thresholds would rest on; None for a detector.
     """
 
     parity: dict[str, Any]
@@ -54,6 +58,7 @@ class Judged:
     folding: FoldReport
     prediction: dict[str, Any] | None = None
     outcomes: tuple[FrameOutcome, ...] | None = None
+    part_scores: PartScores | None = None
 
 
 def judge_segmentation(
@@ -65,7 +70,7 @@ def judge_segmentation(
 ) -> Judged:
     """Freeze a segmentation bundle, choose its operating point and judge it once.
 
-    With a constraint the point is one that proves it, see `training.certified_point`.
+    With a constraint the point is one that proves it, see `models.certified_point`.
 
     Side effects: the worst findings are drawn into the folder ``gallery``.
 
@@ -76,19 +81,25 @@ def judge_segmentation(
     frozen = FrozenModel(bundle, str(prepared.device))
     parity = _segmentation_parity(prepared, frozen, tolerance)
     calibration = _frames_of(prepared.calibration)
-    point = choose_operating_point(frozen, calibration, classes)
+    calibrated = PartScorer(classes, parts_of(prepared.calibration))
+    point = choose_operating_point(frozen, calibration, classes, calibrated.add)
     if constraint is not None:
-        parts = parts_of(prepared.calibration)
-        point = certified_point(frozen, calibration, point, parts, constraint)
+        point = certified_point(point, calibrated.parts(), lambda _: constraint)
     timed = TimedModel(frozen)
     recorder = OutcomeRecorder(classes, point, prepared.test.items)
+    tested = PartScorer(classes, parts_of(prepared.test), point)
+
+    def tell(frame: Frame, probabilities: NDArray[np.float32]) -> None:
+        recorder.add(frame, probabilities)
+        tested.add(frame, probabilities)
+
     judgement = judge(
         timed,
         _frames_of(prepared.test)(),
         classes,
         point,
         parts=parts_of(prepared.test),
-        tell=recorder.add,
+        tell=tell,
     )
     details = {**judgement.details(), "gallery": judgement.gallery.write(gallery)}
     baselines = trivial_baselines(_frames_of(prepared.calibration)(), _frames_of(prepared.test)())
@@ -101,6 +112,7 @@ def judge_segmentation(
         frozen.fold_report,
         timed.summary(),
         tuple(recorder.outcomes),
+        PartScores(run_point=point, calibration=calibrated.parts(), test=tested.parts()),
     )
 
 

@@ -27,6 +27,7 @@ from training.config import RunConfig
 from training.errors import DivergedError
 from training.events import EventLog
 from training.loop_state import LoopState, Trained, checkpoint_content, restore_checkpoint
+from training.memory.shortage import release_memory
 from training.memory.step_in_flight import step_in_flight
 from training.optimizer_step import ALONE, take_step
 from training.preparation import Prepared, learner_of
@@ -36,6 +37,7 @@ from training.run_directory import RunDirectory
 from training.schedule import build_optimizer, learning_rate
 from training.task import Look
 from training.weight_average import WeightAverage
+from training.yielding import read_yielding
 
 # Calibration frames are looked at about this often in a run, since on a CPU a look at whole frames
 # costs as much as many steps.
@@ -85,6 +87,8 @@ class TrainingLoop:
             prepared.device,
         )
         self._checkpointed_s = self._ticked_s = time.monotonic()
+        self._yielding = read_yielding(run.yield_request)
+        self._told_of_pauses = False
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint that this run wrote.
@@ -120,6 +124,7 @@ class TrainingLoop:
         """Train to the epoch's end or a limit; return False if a cancel request came first."""
         with contextlib.closing(self._rest_of_epoch()) as steps:
             for batches in steps:
+                self._make_way()
                 if self.ranks.from_first(self.run.cancel_requested):
                     return False
                 self._step(batches, progress)
@@ -234,6 +239,27 @@ class TrainingLoop:
         if not self.ranks.is_first:
             return contextlib.nullcontext()
         return step_in_flight(self.run.step_in_flight, self.state.step + 1)
+
+    def _make_way(self) -> None:
+        """Pause while a line is asking for verdicts; the other ranks wait for the first one."""
+        if not self.ranks.is_first:
+            return
+        # The device's memory that nothing refers to is the line's as well.
+        paused_s = self._yielding.pause(
+            until=lambda: self.run.cancel_requested, begin=release_memory
+        )
+        if paused_s == 0:
+            return
+        # A pause is no training time.
+        self._ticked_s += paused_s
+        self.events.write("paused", step=self.state.step, paused_s=round(paused_s, 2))
+        if not self._told_of_pauses:
+            self._told_of_pauses = True
+            self.events.warning(
+                "training_pauses",
+                "frames are being inspected on this machine, so training pauses between its "
+                f"steps, for {self._yielding.longest_pause_s:g} s at a time at most",
+            )
 
     def _tick(self) -> bool:
         """Count the time since the last call; return whether a checkpoint is due."""

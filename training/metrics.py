@@ -1,7 +1,6 @@
 """Scores over a data set from streaming counts: memory does not grow with the number of frames."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,25 +60,6 @@ class ScoreHistogram:
         best = np.flatnonzero(scores >= scores.max() - 1e-9)
         threshold = int(best[len(best) // 2])
         return float(scores[threshold]), max(threshold, 1) / BIN_COUNT
-
-
-def exact_interval(events: int, trials: int) -> dict[str, Any]:
-    """Return a rate with its exact (Clopper-Pearson) 95 % interval and its denominator.
-
-    Without trials, rate and bounds are None: nothing is known.
-    """
-    from scipy.special import betaincinv
-
-    if trials == 0:
-        return {"events": 0, "n": 0, "rate": None, "low": None, "high": None}
-    others = trials - events
-    return {
-        "events": events,
-        "n": trials,
-        "rate": events / trials,
-        "low": float(betaincinv(events, others + 1, 0.025)) if events else 0.0,
-        "high": float(betaincinv(events + 1, others, 0.975)) if others else 1.0,
-    }
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.metrics import exact_interval
+from models.certificate import exact_interval
 
 # Sizes are told apart to an eighth of a doubling, 9 %.  2**26 px is more than a frame has.
 BINS_A_DOUBLING = 8

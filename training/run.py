@@ -237,7 +237,12 @@ def _finish(
     for lacking in unsupported_figures(metrics):
         events.warning("test_frames_lack", lacking)
     update = {"operating_point": judged.point, "metrics": metrics}
-    write_bundle(run.bundle, info.model_copy(update=update), loop.state.best_weights)
+    write_bundle(
+        run.bundle,
+        info.model_copy(update=update),
+        loop.state.best_weights,
+        part_scores=judged.part_scores,
+    )
     load_bundle(run.bundle)
     return {
         **_judged_summary(judged),

@@ -90,6 +90,11 @@ class RunDirectory:
         """Whether somebody asked the run to stop."""
         return (self.path / "requests" / "cancel").exists()
 
+    @property
+    def yield_request(self) -> Path:
+        """To whom the run makes way between its steps, if somebody asked it to."""
+        return self.path / "requests" / "yield.json"
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import OperatingPoint
-from training.metrics import exact_interval
+from models.certificate import exact_interval
 from training.threshold_ladder import CHOSEN_RUNG, OFFSETS, ladder_thresholds
 
 

@@ -7,7 +7,9 @@ from fastapi import Response
 
 from models import BundleInfo
 from service.api.inspections import Draft, Wish, prediction_of
+from service.follow_up import FollowUp
 from service.ledger.recorder import PredictionRecorder
+from service.line_frames import Answered
 from service.resources import PartPrediction, Prediction, Verdict
 from service.serving_metrics import ServingMetrics
 
@@ -18,17 +20,32 @@ class Answers:
     Args:
         recorder: Writes them into the ledger.
         metrics: Counts them.
+        follow_up: Takes what a deployment wants of its frames afterwards.
     """
 
-    def __init__(self, recorder: PredictionRecorder, metrics: ServingMetrics) -> None:
+    def __init__(
+        self, recorder: PredictionRecorder, metrics: ServingMetrics, follow_up: FollowUp
+    ) -> None:
         self._recorder = recorder
         self._metrics = metrics
+        self._follow_up = follow_up
 
     def frame(self, draft: Draft, wish: Wish, model: BundleInfo) -> Prediction:
         """Return one frame's answer, with its place in the ledger."""
         answer = self._recorder.record(prediction_of(draft, wish), model)
         self._metrics.count(answer)
+        self._follow(draft, wish, answer)
         return answer
+
+    def _follow(self, draft: Draft, wish: Wish, answer: Prediction) -> None:
+        """Offer a frame that was inspected in time to what comes after; nothing waits for it."""
+        if answer.verdict == "NOT_INSPECTED" or draft.inspected is None or draft.upload is None:
+            return
+        if wish.served is not None:
+            inspected = draft.inspected
+            self._follow_up.offer(
+                Answered(draft.upload, wish.served, answer, inspected.inspection, inspected.info)
+            )
 
     def part(
         self, drafts: Sequence[Draft], wish: Wish, part_id: str, model: BundleInfo
@@ -39,7 +56,9 @@ class Answers:
             part_id=part_id,
             verdict=part_verdict([image.verdict for image in images]),
             images=images,
-            warnings=() if images else ("the deadline passed before the frames had arrived",),
+            warnings=wish.warnings
+            if images
+            else ("the deadline passed before the frames had arrived", *wish.warnings),
             timings_ms={"total": 1000 * (time.perf_counter() - wish.begin_s)},
             request_id=wish.request_id,
         )

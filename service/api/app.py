@@ -19,13 +19,17 @@ from service.api import (
     imports,
     items,
     jobs,
+    kept_frames,
     ledger,
     metrics,
     models,
+    open_inference,
+    operating_points,
     parts,
     predict,
     problems,
     reports,
+    shadow,
     version_health,
     versions,
     weights,
@@ -42,9 +46,11 @@ from service.datasets.imports import ABANDONED_AFTER_S
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.picture_cache import PictureCache
 from service.datasets.preview_store import PreviewStore
+from service.follow_up import FollowUp
 from service.inference import InferenceEngine
 from service.ledger.journal import Retention
 from service.ledger.recorder import PredictionRecorder
+from service.serving_mark import ServingMark
 from service.serving_metrics import ServingMetrics
 from service.settings import Settings
 from service.storage import Storage
@@ -92,11 +98,15 @@ def create_app(settings: Settings) -> FastAPI:
         comparisons.router,
         models.router,
         engines.router,
+        operating_points.router,
         reports.router,
         weights.router,
         deployments.router,
+        shadow.router,
+        kept_frames.router,
         predict.router,
         parts.router,
+        open_inference.router,
         ledger.router,
         health.router,
         metrics.router,
@@ -110,8 +120,16 @@ def _add_prediction(app: FastAPI) -> None:
     inference: InferenceEngine = app.state.inference
     app.state.metrics = ServingMetrics(lambda: len(inference.queue))
     app.state.frame_threads = FrameThreads()
-    app.state.inspections = FrameInspections(inference, app.state.frame_threads, app.state.metrics)
-    app.state.answers = Answers(app.state.recorder, app.state.metrics)
+    app.state.inspections = FrameInspections(
+        inference,
+        app.state.frame_threads,
+        app.state.metrics,
+        ServingMark(app.state.storage.serving_mark),
+    )
+    app.state.follow_up = FollowUp(
+        app.state.engine, app.state.storage, inference, app.state.settings
+    )
+    app.state.answers = Answers(app.state.recorder, app.state.metrics, app.state.follow_up)
 
 
 def _preview_store(app: FastAPI) -> PreviewStore:
@@ -139,10 +157,12 @@ def _describe_problems(app: FastAPI) -> None:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await anyio.to_thread.run_sync(migrate.upgrade, app.state.engine)
     await anyio.to_thread.run_sync(_clear_abandoned, app)
+    await anyio.to_thread.run_sync(app.state.follow_up.keeper.prune_all)
     yield
     await anyio.to_thread.run_sync(app.state.measurer.close)
     await anyio.to_thread.run_sync(app.state.inference.close)
     await anyio.to_thread.run_sync(app.state.frame_threads.close)
+    await anyio.to_thread.run_sync(app.state.follow_up.close)
     await anyio.to_thread.run_sync(app.state.recorder.close)
     app.state.engine.dispose()
 

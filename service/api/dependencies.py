@@ -13,7 +13,9 @@ from service.api.frame_threads import FrameThreads
 from service.api.inspections import FrameInspections
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.preview_store import PreviewStore
+from service.follow_up import FollowUp
 from service.inference import InferenceEngine
+from service.ledger.recorder import PredictionRecorder
 from service.serving_metrics import ServingMetrics
 from service.settings import Settings
 from service.storage import Storage
@@ -73,6 +75,18 @@ def get_metrics(request: Request) -> ServingMetrics:
     return metrics
 
 
+def get_recorder(request: Request) -> PredictionRecorder:
+    """Return what writes into the ledger."""
+    recorder: PredictionRecorder = request.app.state.recorder
+    return recorder
+
+
+def get_follow_up(request: Request) -> FollowUp:
+    """Return what happens to frames after their answers."""
+    follow_up: FollowUp = request.app.state.follow_up
+    return follow_up
+
+
 def get_previews(request: Request) -> PreviewStore:
     """Return the store of drawn previews."""
     previews: PreviewStore = request.app.state.previews
@@ -110,10 +124,12 @@ AnswersDependency = Annotated[Answers, Depends(get_answers)]
 ArchivePiecesDependency = Annotated[ArchivePieces, Depends(get_archive_pieces)]
 EngineDependency = Annotated[Engine, Depends(get_engine)]
 FrameThreadsDependency = Annotated[FrameThreads, Depends(get_frame_threads)]
+FollowUpDependency = Annotated[FollowUp, Depends(get_follow_up)]
 InferenceDependency = Annotated[InferenceEngine, Depends(get_inference)]
 InspectionsDependency = Annotated[FrameInspections, Depends(get_inspections)]
 MeasurerDependency = Annotated[FrameMeasurer, Depends(get_measurer)]
 MetricsDependency = Annotated[ServingMetrics, Depends(get_metrics)]
 PreviewsDependency = Annotated[PreviewStore, Depends(get_previews)]
+RecorderDependency = Annotated[PredictionRecorder, Depends(get_recorder)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]
 StorageDependency = Annotated[Storage, Depends(get_storage)]

@@ -10,7 +10,7 @@ from models.exporting import check_exportable
 from service import engines, model_registry
 from service.api.dependencies import ReadSession, StorageDependency, WriteSession
 from service.database.tables import EngineTask
-from service.resources import EnginesResource
+from service.engine_resources import EnginesResource
 
 router = APIRouter(tags=["models"])
 

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from models import BundleInfo, Inspection
 from service.api.frame_body import UploadedFrame
 from service.api.frame_threads import FrameThreads
+from service.deployments import Served
 from service.errors import InvalidRequest, NotReady
 from service.frame_queue import Inspected, NotInspected, WaitingFrame
 from service.inference import InferenceEngine
@@ -30,6 +31,7 @@ from service.resources import (
     Prediction,
     Verdict,
 )
+from service.serving_mark import ServingMark
 from service.serving_metrics import ServingMetrics
 
 T = TypeVar("T")
@@ -51,6 +53,7 @@ class Wish:
         pictures: To be drawn.
         run_lengths: Whether masks are wanted as run lengths.
         part_id: The part that the frames show.
+        served: All that goes with the model, read with it at the request's beginning.
     """
 
     model_id: str
@@ -61,6 +64,12 @@ class Wish:
     pictures: tuple[Picture, ...] = ()
     run_lengths: bool = False
     part_id: str | None = None
+    served: Served | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What each answer says of the deployment."""
+        return () if self.served is None else self.served.warnings
 
     @property
     def is_late(self) -> bool:
@@ -108,14 +117,20 @@ class FrameInspections:
         inference: The engine that owns the device.
         threads: For everything else.
         metrics: Counts requests that end without an answer.
+        serving: Tells training of each frame.
     """
 
     def __init__(
-        self, inference: InferenceEngine, threads: FrameThreads, metrics: ServingMetrics
+        self,
+        inference: InferenceEngine,
+        threads: FrameThreads,
+        metrics: ServingMetrics,
+        serving: ServingMark,
     ) -> None:
         self._inference = inference
         self._threads = threads
         self._metrics = metrics
+        self._serving = serving
 
     async def inspect(
         self, request: Request, wish: Wish, model: BundleInfo, read: ReadFrames
@@ -194,6 +209,7 @@ class FrameInspections:
         draft.timings_ms["decode"] = 1000 * (time.perf_counter() - begin_s)
         draft.notes = decoded.notes
         draft.size = (decoded.pixels.shape[0], decoded.pixels.shape[1])
+        self._serving.touch()
         self._inference.queue.put(place, decoded.pixels)
         # The device is at work meanwhile.
         draft.sha256 = hashlib.sha256(draft.upload.raw).hexdigest()
@@ -247,7 +263,7 @@ def prediction_of(draft: Draft, wish: Wish) -> Prediction:
             engine=None if inspected is None else inspected.inspection.engine,
         ),
         timings_ms=timings_ms,
-        warnings=(*draft.notes, *notes),
+        warnings=(*draft.notes, *notes, *wish.warnings),
         pictures=drawn.pictures,
         masks=drawn.masks,
         part_id=wish.part_id,

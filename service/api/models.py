@@ -15,7 +15,8 @@ from service.resources import ModelResource
 router = APIRouter(tags=["models"])
 
 
-def _resource(model: Model) -> ModelResource:
+def resource(model: Model) -> ModelResource:
+    """Return what the API answers of a model."""
     return ModelResource(
         id=model.id,
         job=model.job_id,
@@ -23,6 +24,8 @@ def _resource(model: Model) -> ModelResource:
         metrics=model.report.get("metrics", {}),
         operating_point=model.report.get("operating_point", {}),
         notes=_notes(model.report),
+        parent=model.parent_id,
+        origin=model.origin,
         created_at=model.created_at,
     )
 
@@ -52,13 +55,13 @@ def list_models(
         cursor=cursor,
         descending=True,
     )
-    return Page(items=[_resource(model) for model in rows], next_cursor=following)
+    return Page(items=[resource(model) for model in rows], next_cursor=following)
 
 
 @router.get("/models/{model_id}")
 def get_model(model_id: str, session: ReadSession) -> ModelResource:
     """Return a model with its metrics on the test split and its operating point."""
-    return _resource(model_registry.get(session, model_id))
+    return resource(model_registry.get(session, model_id))
 
 
 @router.get(

@@ -16,6 +16,7 @@ from service.api.dependencies import (
 )
 from service.api.frame_body import REQUEST_BODY, read_frame
 from service.api.inspections import Draft, Wish
+from service.deployments import Served
 from service.errors import InvalidRequest
 from service.inference import InferenceEngine
 from service.pictures import Picture
@@ -63,17 +64,18 @@ class PredictionQuery:
         """
         wanted = self.include.split(",") if self.include else []
         pictures = _pictures([name for name in wanted if name != RUN_LENGTHS])
-        model_id, name = _chosen_model(request, self.deployment, self.model)
+        served = _chosen_model(request, self.deployment, self.model)
         end_s = None if self.deadline_ms is None else self.begin_s + self.deadline_ms / 1000
         return Wish(
-            model_id=model_id,
-            deployment=name,
+            model_id=served.model_id,
+            deployment=served.deployment,
             request_id=request.scope["state"]["request_id"],
             begin_s=self.begin_s,
             deadline_s=end_s,
             pictures=pictures,
             run_lengths=RUN_LENGTHS in wanted,
             part_id=part_id,
+            served=served,
         )
 
 
@@ -130,10 +132,8 @@ def _pictures(wanted: list[str]) -> tuple[Picture, ...]:
     return tuple(known[name] for name in asked)
 
 
-def _chosen_model(
-    request: Request, deployment: str | None, model_id: str | None
-) -> tuple[str, str | None]:
-    """Return the model to ask, and the deployment that named it."""
+def _chosen_model(request: Request, deployment: str | None, model_id: str | None) -> Served:
+    """Return the model to ask with what goes with it, read once for the whole request."""
     if deployment is not None and model_id is not None:
         raise InvalidRequest(
             "ambiguous_model",
@@ -143,6 +143,5 @@ def _chosen_model(
         )
     with request.app.state.read_sessions() as session:
         if model_id is not None:
-            return model_registry.get(session, model_id).id, None
-        name = deployment or deployments.DEFAULT_NAME
-        return deployments.get(session, name).model_id, name
+            return Served(model_registry.get(session, model_id).id)
+        return deployments.served(session, deployment or deployments.DEFAULT_NAME)

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from data.errors import DataError
 from models.errors import ModelsError
 from service.api.request_id import HEADER
+from service.deployment_resources import Gate
 from service.errors import (
     Conflict,
     FileOutcome,
@@ -29,6 +30,7 @@ from service.errors import (
     StorageError,
     TooManyRequests,
 )
+from service.promotion import ConstraintNotMet
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Problem(BaseModel):
     where: str | None = None
     hint: str | None = None
     files: list[FileOutcome] | None = None
+    gate: Gate | None = None
 
 
 def install(app: FastAPI) -> None:
@@ -146,6 +149,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     files = None
     if isinstance(error, FilesRejected):
         files = [asdict(outcome) for outcome in error.outcomes]
+    gate = error.gate.model_dump(mode="json") if isinstance(error, ConstraintNotMet) else None
     return problem_response(
         request,
         status,
@@ -156,6 +160,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
         where=error.where,
         hint=error.hint,
         files=files,
+        gate=gate,
     )
 
 

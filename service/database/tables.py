@@ -245,9 +245,13 @@ class Model(Base):
     __tablename__ = "models"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"))
     report: Mapped[dict[str, Any]] = mapped_column(JSON)
+    # The model whose weights these are, at other thresholds; null for what a job made.
+    parent_id: Mapped[str | None] = mapped_column(String(32))
+    # Who chose those thresholds, why, and what they were to prove.
+    origin: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(default=now_utc)
 
 
@@ -267,14 +271,94 @@ class EngineTask(Base):
 
 
 class Deployment(Base):
-    """A name that ``/predict`` serves, and the model behind it."""
+    """A name that ``/predict`` serves, the model behind it, and what it must prove."""
 
     __tablename__ = "deployments"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
-    previous_model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    # The models before, the latest last, each with the override it was served under: the way back.
+    trail: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    promotion_constraint: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    # How the served model stood to the constraint when it was let through.
+    gate: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    keeping: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    shadow_run_id: Mapped[int | None]
     updated_at: Mapped[datetime] = mapped_column(default=now_utc, onupdate=now_utc)
+
+
+class DeploymentEvent(Base):
+    """One change of a deployment; rows are added and never changed."""
+
+    __tablename__ = "deployment_events"
+    __table_args__ = (Index("ix_deployment_events_order", "deployment", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    deployment: Mapped[str] = mapped_column(ForeignKey("deployments.name"))
+    kind: Mapped[str] = mapped_column(String(32))
+    by: Mapped[str | None] = mapped_column(String(200))
+    reason: Mapped[str | None] = mapped_column(Text)
+    model_before: Mapped[str | None] = mapped_column(String(32))
+    model_after: Mapped[str] = mapped_column(String(32))
+    gate: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    # Null if the disk would not take the ledger's entry.
+    ledger_sequence: Mapped[int | None] = mapped_column(BigInteger)
+    at: Mapped[datetime] = mapped_column(default=now_utc)
+
+
+class ShadowRun(Base):
+    """A model that runs beside a deployment, from when it was put there until it was taken away."""
+
+    __tablename__ = "shadow_runs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    deployment: Mapped[str] = mapped_column(ForeignKey("deployments.name"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    # sample_rate, and how many disagreements are kept.
+    wish: Mapped[dict[str, Any]] = mapped_column(JSON)
+    started_at: Mapped[datetime] = mapped_column(default=now_utc)
+    ended_at: Mapped[datetime | None]
+
+
+class ShadowCount(Base):
+    """What became of the frames of a shadow run while one model was served."""
+
+    __tablename__ = "shadow_counts"
+
+    shadow_run_id: Mapped[int] = mapped_column(ForeignKey("shadow_runs.id"), primary_key=True)
+    served_model_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    compared: Mapped[int] = mapped_column(default=0)
+    same_verdict: Mapped[int] = mapped_column(default=0)
+    agreed: Mapped[int] = mapped_column(default=0)
+    dropped: Mapped[int] = mapped_column(default=0)
+    failed: Mapped[int] = mapped_column(default=0)
+
+
+class KeptFrame(Base):
+    """A frame that the line sent and that was kept, with the answer it got."""
+
+    __tablename__ = "kept_frames"
+    __table_args__ = (
+        Index("ix_kept_frames_newest", "deployment", "cause", "id"),
+        Index("ix_kept_frames_sha256", "file_sha256"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    deployment: Mapped[str] = mapped_column(ForeignKey("deployments.name"))
+    # ng, uncertain or disagreement.
+    cause: Mapped[str] = mapped_column(String(16))
+    # Of what was inspected; a camera's buffer is kept as a picture file of another digest.
+    image_sha256: Mapped[str] = mapped_column(String(64))
+    file_sha256: Mapped[str] = mapped_column(String(64))
+    media_type: Mapped[str] = mapped_column(String(32))
+    byte_count: Mapped[int] = mapped_column(BigInteger)
+    width: Mapped[int]
+    height: Mapped[int]
+    answer: Mapped[dict[str, Any]] = mapped_column(JSON)
+    shadow_run_id: Mapped[int | None] = mapped_column(ForeignKey("shadow_runs.id"))
+    shadow_answer: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    kept_at: Mapped[datetime] = mapped_column(default=now_utc)
 
 
 class IdempotencyRecord(Base):

@@ -14,6 +14,7 @@ BUNDLE_DIR = "bundle"
 TEST_FRAMES_FILE = "test_frames.jsonl"
 TRAINING_FRAMES_FILE = "training_frames.png"
 _CANCEL_REQUEST = Path("requests") / "cancel"
+_YIELD_REQUEST = Path("requests") / "yield.json"
 _ATTEMPT_FILE = "attempt.json"
 
 
@@ -30,6 +31,17 @@ def request_cancel(run_dir: Path) -> None:
     request = run_dir / _CANCEL_REQUEST
     request.parent.mkdir(parents=True, exist_ok=True)
     request.touch()
+
+
+def request_yield(run_dir: Path, mark: Path, longest_pause_s: float) -> None:
+    """Ask the run to make way between its steps while ``mark`` changes; 0 s takes it back."""
+    request = run_dir / _YIELD_REQUEST
+    if longest_pause_s == 0:
+        request.unlink(missing_ok=True)
+        return
+    request.parent.mkdir(parents=True, exist_ok=True)
+    asked = {"mark": str(mark), "longest_pause_s": longest_pause_s}
+    _write_durably(request, json.dumps(asked).encode())
 
 
 def start_attempt(run_dir: Path, after_seq: int) -> None:

@@ -55,6 +55,15 @@ class PredictionRecorder:
             return answer.model_copy(update={"warnings": (*answer.warnings, warning)})
         return answer.model_copy(update={"ledger_sequence": entry["sequence"]})
 
+    def append(self, body: Entry) -> int | None:
+        """Write what else happened between predictions; return its place, None if it has none."""
+        try:
+            sequence: int = self._opened().append(body)["sequence"]
+        except StorageError:
+            logger.exception("a change of kind %s is not in the ledger", body["kind"])
+            return None
+        return sequence
+
     def close(self) -> None:
         """Write everything out and let go of the files."""
         with self._guard:

@@ -19,7 +19,7 @@ from service.database.tables import Job, Version
 from service.errors import StorageError
 from service.ids import new_id
 from service.jobs import repository
-from service.jobs.run_directory import read_log_tail, start_attempt, write_config
+from service.jobs.run_directory import read_log_tail, request_yield, start_attempt, write_config
 from service.jobs.spec import JobSpec, run_config
 from service.jobs.states import JobStatus
 from service.settings import Settings
@@ -145,6 +145,8 @@ class Worker:
             before = FollowedRun(job.id, run_dir, None)
             before.look()
             start_attempt(run_dir, after_seq=before.view.last_seq)
+            longest_pause_s = self._settings.training_longest_pause_s
+            request_yield(run_dir, self._storage.serving_mark, longest_pause_s)
             process = RunProcess.start(run_dir, self._command)
             with self._writes.begin() as session:
                 repository.record(session, job.id, self.id, {"attempts": Job.attempts + 1})

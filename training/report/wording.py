@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models import OperatingPoint
-from training.metrics import exact_interval
+from models.certificate import exact_interval
 
 Rate = Mapping[str, Any]
 

@@ -1,6 +1,7 @@
 """An operating point proves what was asked, or says what is missing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from data import Frame
 from models import ClassThreshold, OperatingPoint, find_defects
 from models.certificate import EscapeConstraint
-from training.certified_point import certified_point
-from training.part_scores import AREAS_PX
+from models.certified_point import certified_point
+from models.part_scores import AREAS_PX
+from training.part_scores import PartScorer
 from training.report.wording import caveats, say_certificate, unproven_escapes
 
 SIDE_PX = 24
@@ -41,6 +43,18 @@ def frames(defective: int, good: int, seed: int = 0) -> Iterator[Frame]:
         yield Frame(f"frame-{index}", pixels, mask)
 
 
+def proven_point(
+    calibration: Iterator[Frame],
+    constraint: EscapeConstraint,
+    parts: Mapping[str, str] = MappingProxyType({}),
+) -> OperatingPoint:
+    """As a run chooses it."""
+    scorer = PartScorer(("pit",), parts)
+    for frame in calibration:
+        scorer.add(frame, Brightness().probabilities(frame.pixels))
+    return certified_point(BEFORE, scorer.parts(), lambda _: constraint)
+
+
 def judged(point: OperatingPoint, defective: int, good: int, seed: int) -> tuple[float, float]:
     """Escape and overkill of other frames of the same kind."""
     rejected = {True: 0, False: 0}
@@ -53,7 +67,7 @@ def judged(point: OperatingPoint, defective: int, good: int, seed: int) -> tuple
 
 def test_what_is_proven_holds_on_other_parts_and_small_noise_is_passed() -> None:
     constraint = EscapeConstraint(max_escape=0.1)
-    point = certified_point(Brightness(), lambda: frames(150, 60), BEFORE, {}, constraint)
+    point = proven_point(frames(150, 60), constraint)
 
     chosen = point.classes["pit"]
     told = chosen.evidence["certificate"]
@@ -72,7 +86,7 @@ def test_what_is_proven_holds_on_other_parts_and_small_noise_is_passed() -> None
 
 def test_a_few_parts_keep_their_threshold_and_say_how_many_more_it_takes() -> None:
     constraint = EscapeConstraint(max_escape=0.01)
-    point = certified_point(Brightness(), lambda: frames(20, 5), BEFORE, {}, constraint)
+    point = proven_point(frames(20, 5), constraint)
 
     chosen = point.classes["pit"]
     assert (chosen.threshold, chosen.min_area_px) == (0.7, 1)
@@ -87,7 +101,7 @@ def test_a_few_parts_keep_their_threshold_and_say_how_many_more_it_takes() -> No
 def test_frames_of_one_part_count_once() -> None:
     constraint = EscapeConstraint(max_escape=0.5)
     parts = {f"frame-{index}": f"part-{index // 2}" for index in range(60)}
-    point = certified_point(Brightness(), lambda: frames(40, 20), BEFORE, parts, constraint)
+    point = proven_point(frames(40, 20), constraint, parts)
 
     told = point.classes["pit"].evidence["certificate"]
     assert (told["defective_parts"], told["good_parts"]) == (20, 10)
@@ -95,7 +109,7 @@ def test_frames_of_one_part_count_once() -> None:
 
 def test_a_class_that_no_part_shows_stays_as_it_is() -> None:
     constraint = EscapeConstraint(max_escape=0.5)
-    point = certified_point(Brightness(), lambda: frames(0, 20), BEFORE, {}, constraint)
+    point = proven_point(frames(0, 20), constraint)
     assert point == BEFORE
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.stats import binom
 
-from training.metrics import BIN_COUNT, PixelCounts, ScoreHistogram, exact_interval
+from models.certificate import exact_interval
+from training.metrics import BIN_COUNT, PixelCounts, ScoreHistogram
 
 MAPS = hnp.arrays(np.float32, (12, 9), elements=st.floats(0, 1, width=32))
 TARGETS = hnp.arrays(np.uint8, (12, 9), elements=st.integers(0, 1))

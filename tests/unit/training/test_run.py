@@ -19,6 +19,7 @@ import torch
 
 from data import Manifest, SplitSpec, assign_splits, decode_frame, import_folder
 from models import FrozenModel, load_bundle, read_bundle_info
+from models.part_scores import rates_at, read_part_scores
 from tests.oracles.bayer import mosaic_of
 from tests.oracles.trained_forward import trained_forward
 from tests.training_runs import (
@@ -277,6 +278,16 @@ def test_the_report_tells_what_was_trained_and_on_what_it_rests(
     assert metrics["by_part"]["most_frames"] == 2
     chosen = [each for each in report["evaluation"]["escape_overkill"] if each["is_chosen"]]
     assert [each["frames"]["escape"] for each in chosen] == [metrics["escape"]]
+    # What the bundle keeps of the test parts comes to the same, without asking for a frame.
+    info = read_bundle_info(run.bundle)
+    kept = read_part_scores(run.bundle, info.weights_sha256)
+    assert kept is not None
+    told = rates_at(kept, info.operating_point)
+    assert (told["escape"], told["overkill"]) == (
+        metrics["by_part"]["escape"],
+        metrics["by_part"]["overkill"],
+    )
+    assert len(kept.test) == metrics["by_part"]["parts"]
     pictures = {entry["picture"] for entry in report["evaluation"]["gallery"]}
     assert {path.name for path in run.gallery.glob("*.webp")} == pictures
     page = run.page.read_text()

@@ -43,6 +43,7 @@ def test_each_answer_is_recorded_in_order_with_what_it_rests_on(
 
     page = client.get("/ledger/entries").json()
     assert page["next_after"] is None
+    assert page["items"].pop(0)["kind"] == "deployment"
     for answer, entry in zip(answers, page["items"], strict=True):
         assert entry["sequence"] == answer["ledger_sequence"]
         assert entry["request_id"] == answer["request_id"]
@@ -54,18 +55,18 @@ def test_each_answer_is_recorded_in_order_with_what_it_rests_on(
     assert [entry["verdict"] for entry in page["items"]] == ["NG", "NOT_INSPECTED"]
     head = client.get("/ledger").json()
     assert head["hash"] == page["items"][-1]["hash"]
-    assert head["sequence"] == 2
+    assert head["sequence"] == 3
 
 
 def test_entries_are_paged_by_their_sequence(client: TestClient, served: str, frame: bytes) -> None:
     for _ in range(3):
         predict(client, frame, "?deadline_ms=0.001")
 
-    first = client.get("/ledger/entries?limit=2").json()
+    first = client.get("/ledger/entries?limit=2&after=1").json()
     second = client.get(f"/ledger/entries?limit=2&after={first['next_after']}").json()
 
-    assert [entry["sequence"] for entry in first["items"]] == [1, 2]
-    assert [entry["sequence"] for entry in second["items"]] == [3]
+    assert [entry["sequence"] for entry in first["items"]] == [2, 3]
+    assert [entry["sequence"] for entry in second["items"]] == [4]
     assert client.get("/ledger/entries?after=-1").status_code == 422
 
 
@@ -107,13 +108,13 @@ def test_verify_proves_an_untouched_ledger_and_names_a_changed_verdict(
 
     # Beside the running service, as an auditor would.
     code, said = verify(settings, "--head", head)
-    assert (code, "3 entries, 1 to 3" in said) == (0, True)
+    assert (code, "4 entries, 1 to 4" in said) == (0, True)
 
     path = ledger_files(settings.ledger_dir)[0]
     path.write_bytes(path.read_bytes().replace(b'"verdict":"NG"', b'"verdict":"OK"', 1))
     code, said = verify(settings)
     assert code == 1
-    assert f"{path.name} line 1: entry 1 was changed after it was written" in said
+    assert f"{path.name} line 2: entry 2 was changed after it was written" in said
     assert client.get("/ledger/entries").json()["code"] == "ledger_broken"
 
 

@@ -249,7 +249,7 @@ def test_a_deployment_goes_forward_and_back(
     assert moved.status_code == 200
     assert (moved.json()["model"], moved.json()["previous_model"]) == (other, served)
     back = client.post("/deployments/default:rollback").json()
-    assert (back["model"], back["previous_model"]) == (served, other)
+    assert (back["model"], back["previous_model"]) == (served, None)
     assert client.get("/deployments").json()["items"] == [back]
 
 

@@ -5,44 +5,37 @@ of it above the operating point.  A part counts by group where frames have one. 
 be proven keeps the thresholds it had: the lowest score of a few parts is no threshold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from models import ClassThreshold, OperatingPoint
 from models.certificate import Certificate, EscapeConstraint, certify
-from training.evaluation import Frames, ProbabilityModel
-from training.part_scores import AREAS_PX, score_parts
+from models.defects import ClassThreshold, OperatingPoint
+from models.part_scores import AREAS_PX, ScoredPart, candidates
 
 
 def certified_point(
-    model: ProbabilityModel,
-    frames: Frames,
     point: OperatingPoint,
-    parts: Mapping[str, str],
-    constraint: EscapeConstraint,
+    parts: Sequence[ScoredPart],
+    constraint_of: Callable[[str], EscapeConstraint],
 ) -> OperatingPoint:
     """Return an operating point with the thresholds that prove a constraint with least overkill.
 
     Args:
-        model: The frozen model.
-        frames: Called once; gives the calibration frames.
         point: What a class keeps that can't be proven.
-        parts: The part of each frame by its name; a frame that is not in it is a part of its own.
-        constraint: Asked of each class.
+        parts: The calibration parts.
+        constraint_of: Asked for each class by its name.
 
     Returns:
         Each class's ``evidence`` holds its ``certificate``, proven or not.
     """
-    classes = tuple(point.classes)
-    scored = score_parts(model, frames(), classes, parts)
     proven = {}
     for name, before in point.classes.items():
-        candidates = scored.candidates(name)
-        if len(candidates[0].defective) == 0:
+        scored = candidates(parts, name)
+        if len(scored[0].defective) == 0:
             # `point` says already that no calibration frame shows the class.
             proven[name] = before
             continue
-        proven[name] = _threshold(before, certify(candidates, constraint))
+        proven[name] = _threshold(before, certify(scored, constraint_of(name)))
     return OperatingPoint(classes=proven)
 
 
@@ -71,4 +64,6 @@ def certificate_evidence(certificate: Certificate) -> dict[str, Any]:
         "false_alarms": certificate.false_alarms,
         "good_parts": certificate.good,
         "missing_parts": certificate.missing,
+        "allowed_escapes": certificate.allowed_escapes,
+        "candidates": certificate.candidates,
     }

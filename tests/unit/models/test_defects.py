@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from models import ClassThreshold, OperatingPoint, find_defects
 from models.defects import MAX_DEFECTS
@@ -91,3 +92,28 @@ def test_every_pixel_above_the_threshold_belongs_to_exactly_one_defect(
         x, y, width, height = defect.box
         assert defect.score == probabilities[0, y : y + height, x : x + width].max()
         assert all(x <= px < x + width and y <= py < y + height for px, py in defect.polygon)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_regions_are_those_of_the_whole_frame_however_its_blocks_are_cut(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    height, width = (int(side) for side in random.integers(1, 100, 2))
+    noise = random.random((height, width)).astype(np.float32)
+    # From specks to regions that wind through many blocks and around each other.
+    blurred = ndimage.gaussian_filter(noise, float(random.uniform(0.3, 4)))
+    probabilities = blurred[None] / max(float(blurred.max()), 1e-6)
+    threshold = float(np.quantile(probabilities, random.uniform(0.3, 0.999)))
+    smallest = int(random.integers(1, 6))
+    pit = ClassThreshold(threshold=threshold, min_area_px=smallest)
+
+    labels, count = ndimage.label(probabilities[0] >= threshold, np.ones((3, 3)))
+    expected = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels == number
+        if inside.sum() >= smallest:
+            box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+            expected.append((float(probabilities[0][inside].max()), box, int(inside.sum())))
+    defects, _ = find_defects(probabilities, ["pit"], point(pit=pit))
+    assert count > 0
+    assert sorted(expected) == sorted((one.score, one.box, one.area_px) for one in defects)
+    assert all(probabilities[0, y, x] >= threshold for one in defects for x, y in one.polygon)

@@ -11,6 +11,7 @@ from service.api.answers import Answers
 from service.api.archive_pieces import ArchivePieces
 from service.api.frame_threads import FrameThreads
 from service.api.inspections import FrameInspections
+from service.api.warm_start import WarmStart
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.preview_store import PreviewStore
 from service.inference import InferenceEngine
@@ -73,6 +74,12 @@ def get_metrics(request: Request) -> ServingMetrics:
     return metrics
 
 
+def get_warm_start(request: Request) -> WarmStart:
+    """Return what loads the deployed models at the start."""
+    warm_start: WarmStart = request.app.state.warm_start
+    return warm_start
+
+
 def get_previews(request: Request) -> PreviewStore:
     """Return the store of drawn previews."""
     previews: PreviewStore = request.app.state.previews
@@ -117,3 +124,4 @@ MetricsDependency = Annotated[ServingMetrics, Depends(get_metrics)]
 PreviewsDependency = Annotated[PreviewStore, Depends(get_previews)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]
 StorageDependency = Annotated[Storage, Depends(get_storage)]
+WarmStartDependency = Annotated[WarmStart, Depends(get_warm_start)]

@@ -64,7 +64,7 @@ def test_a_part_and_a_deadline_may_be_named(url: str, frames: list[str]) -> None
 
 def test_a_full_queue_is_waited_for(url: str, tmp_path: Path) -> None:
     large = tmp_path / "large.bmp"
-    pixels = np.random.default_rng(0).integers(0, 256, (640, 640), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 400), dtype=np.uint8)
     assert cv2.imwrite(str(large), pixels)
     with HairlineClient(url) as client, ThreadPoolExecutor(24) as threads:
         futures = [threads.submit(client.predict, large, patience_s=60) for _ in range(24)]

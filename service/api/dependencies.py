@@ -74,12 +74,6 @@ def get_metrics(request: Request) -> ServingMetrics:
     return metrics
 
 
-def get_warm_start(request: Request) -> WarmStart:
-    """Return what loads the deployed models at the start."""
-    warm_start: WarmStart = request.app.state.warm_start
-    return warm_start
-
-
 def get_previews(request: Request) -> PreviewStore:
     """Return the store of drawn previews."""
     previews: PreviewStore = request.app.state.previews
@@ -90,6 +84,12 @@ def get_measurer(request: Request) -> FrameMeasurer:
     """Return what measures stored frames."""
     measurer: FrameMeasurer = request.app.state.measurer
     return measurer
+
+
+def get_warm_start(request: Request) -> WarmStart:
+    """Return what loads the deployed models at the start."""
+    warm_start: WarmStart = request.app.state.warm_start
+    return warm_start
 
 
 def get_read_session(request: Request) -> Iterator[Session]:

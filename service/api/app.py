@@ -146,8 +146,8 @@ def _describe_problems(app: FastAPI) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await anyio.to_thread.run_sync(migrate.upgrade, app.state.engine)
-    await anyio.to_thread.run_sync(_clear_abandoned, app)
     app.state.warm_start.start()
+    await anyio.to_thread.run_sync(_clear_abandoned, app)
     yield
     await anyio.to_thread.run_sync(app.state.warm_start.close)
     await anyio.to_thread.run_sync(app.state.measurer.close)

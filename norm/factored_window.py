@@ -40,8 +40,8 @@ def factored_responses(patches: Tensor, weight: Tensor) -> Tensor:
 class FactoredWindow(Window):
     """The last `length` iterations with slopes of a fixed rank, oldest overwritten first.
 
-    The slope from P sampled positions is a product of thin factors, D = 2 sum_p s_p (y_p - mu)
-    (q_p - p)^T with q_p the input patch at a position, p the mean patch and s_p = 1 / P. Kept are
+    The slope from P sampled positions is a product of thin factors, D = (2 / P) sum
+    (y_p - mu) (q_p - p)^T with q_p the input patch at a position and p the mean patch. Kept are
     the factors: P (G F + C) numbers an iteration in the place of C F, no weight-gradient product,
     and <D, w_t> for the whole window is one product of all its patches with today's weight. It is
     the slope that `observation.sampled_slope` computes from the same positions, scaled by the same
@@ -51,7 +51,7 @@ class FactoredWindow(Window):
 
     Today is written before anything is read, so that what patches say of today's weight and of
     their own day's comes from the same product; hence a place more than `length`. `patches` is
-    (G, T, (P + 1) * F) with the mean patch first, `outputs` (T, P, C) holds 2 s_p (y_p - mu), and
+    (G, T, (P + 1) * F) with the mean patch first, `outputs` (T, P, C) holds 2 / P (y_p - mu), and
     `statistics` (T, 5, C) mean, variance, <p, w>, the scaled <D, w> and the scale of D. A place
     with `positions` of zero is empty.
     """
@@ -150,4 +150,4 @@ class FactoredWindow(Window):
         sampled = patches_at(x, positions, geometry.groups).to(dtype) - patch
         self.patches.index_copy_(1, entry, torch.cat([patch, sampled], 1).flatten(1)[:, None])
         outputs = outputs_at(y.detach(), positions).to(dtype) - run.today.mean.to(dtype)
-        self.outputs.index_copy_(0, entry, (outputs * (2 * positions.share))[None])
+        self.outputs.index_copy_(0, entry, (outputs * positions.factor)[None])

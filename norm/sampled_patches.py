@@ -24,34 +24,41 @@ class SampledPositions(NamedTuple):
         output_px: Its place in the flattened output map, (P,).
         input_px: The places of its taps in the flattened input map, (P, K).
         seen: Whether a tap lies on the map and not on zero padding, (P, 1, K); None where all do.
-        share: What each position counts: 1 / P, or 0 for those that a small map lacks, (P, 1).
+        factor: 2 / P, or 0 for those positions that a small map lacks, (P, 1).
     """
 
     image: Tensor
     output_px: Tensor
     input_px: Tensor
     seen: Tensor | None
-    share: Tensor
+    factor: Tensor
 
 
-def stratified_places(total: int, count: int, device: torch.device) -> Tensor:
-    """Return `count` places out of `total`, one in each of `count` equal parts, ascending.
+def stratified_places(rows: int, columns: int, count: int, device: torch.device) -> Tensor:
+    """Return `count` places of a map in row-major order, one in each of `count` equal parts.
 
-    Within its part a place moves by the golden ratio from one part to the next. The middle of each
-    part would put all of them into one column of a map whose rows the parts are multiples of. No
-    random state is read, and integers give the same places on every device. Where there are fewer
-    places than wanted, each comes once and the last one is repeated.
+    Columns follow multiples of the golden ratio, wherever a part is at least a row long, so that
+    places spread over both axes. No random state is read, and integers give the same places on
+    every device. Where there are fewer places than wanted, each comes once and the last is
+    repeated.
 
     Args:
-        total: At least 1, below 2^31.
+        rows: Rows of the map, those of a batch's images one below the other.
+        columns: Columns of the map; the map has fewer than 2^31 places.
         count: At least 1.
         device: Where the result lies.
     """
+    total = rows * columns
     number = torch.arange(count, device=device)
     if total <= count:
         return number.clamp_max(total - 1)
     first, following = number * total // count, (number + 1) * total // count
-    return first + ((number * _GOLDEN) % 2**32 * (following - first) >> 32)
+    length = following - first
+    turned = (number * _GOLDEN + 2**31) % 2**32
+    # The row in the middle of a part that holds one, and in that row the column.
+    start = first + (length - columns).clamp_min(0) // 2
+    in_row = ((turned * columns >> 32) - start) % columns
+    return start + in_row.where(length >= columns, turned * length >> 32)
 
 
 def tap_pixels(places: Tensor, axis: Axis, padding_mode: str) -> tuple[Tensor, Tensor]:
@@ -90,12 +97,11 @@ def sampled_positions(
         geometry: Of the convolution.
         batch: Images.
         count: P.
-        dtype: Type of `share`.
+        dtype: Type of `factor`.
         device: Where the result lies.
     """
     rows, columns = geometry.rows, geometry.columns
-    total = batch * rows.output_px * columns.output_px
-    places = stratified_places(total, count, device)
+    places = stratified_places(batch * rows.output_px, columns.output_px, count, device)
     output_px = places % (rows.output_px * columns.output_px)
     row_px, row_there = tap_pixels(output_px // columns.output_px, rows, geometry.padding_mode)
     column_px, column_there = tap_pixels(
@@ -106,10 +112,10 @@ def sampled_positions(
         axis.before or axis.after for axis in (rows, columns)
     )
     seen = (row_there[:, :, None] & column_there[:, None]).flatten(1)[:, None] if padded else None
-    usable = min(count, total)
-    share = torch.arange(count, device=device)[:, None] < usable
+    usable = min(count, batch * rows.output_px * columns.output_px)
+    there = torch.arange(count, device=device)[:, None] < usable
     image = places // (rows.output_px * columns.output_px)
-    return SampledPositions(image, output_px, input_px, seen, share.to(dtype) / usable)
+    return SampledPositions(image, output_px, input_px, seen, there.to(dtype) * (2 / usable))
 
 
 # A model has a few dozen kinds of layer, and frames of a factory a few sizes; a table is small.

@@ -5,7 +5,7 @@ in. Those in this file keep slopes of the variance whole; `factored_window` keep
 """
 
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -48,6 +48,21 @@ class Window(OptionalState):
     def consult(self, run: ForwardPass) -> WindowEstimates:
         """Move what is remembered to today's weight and bias, and remember today."""
         raise NotImplementedError
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        saved = {key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}
+        own = {name for name, _ in self.named_buffers(recurse=False)}
+        if not saved or saved == own:
+            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            return
+        error_messages: list[str] = args[4] if len(args) > 4 else kwargs["error_msgs"]
+        error_messages.append(
+            f"'{prefix}*' was saved by another form of window: it holds {sorted(saved)} and this "
+            f"one {sorted(own)}. Build the layer with the history and slope_rank that it was saved "
+            "with, or leave these entries out of the state_dict, and the window starts empty."
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = dict(self.named_buffers(recurse=False))

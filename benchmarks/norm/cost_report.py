@@ -53,12 +53,14 @@ def write_report(results: Path) -> Path:
 
 def render(runs: dict[str, Run], *, results_name: str, plot_name: str) -> str:
     """Return the whole report as markdown."""
+    small_maps = all(c["entry"] == "small maps" for run in runs.values() for c in run["cells"])
+    command = "python -m benchmarks.norm cost" + (" --small-maps" if small_maps else "")
     lines = [
-        "# What a training step costs",
+        "# What a training step costs" + (" on small maps" if small_maps else ""),
         "",
         "```sh",
-        "python -m benchmarks.norm cost                # measure, then write this page",
-        "python -m benchmarks.norm cost --report-only  # write this page again from the numbers",
+        f"{command}                # measure, then write this page",
+        f"{command} --report-only  # write this page again from the numbers",
         "```",
         "",
         f"{_INTRODUCTION} The numbers are in `{results_name}`.",

@@ -173,6 +173,7 @@ def measure(cell: Cell, entered: Sequence[Entrant], *, cell_seconds: float) -> d
     finite = {entrant.name: bool(entrant.step(x).isfinite()) for entrant in entered}
     peaks = {entrant.name: _peak_bytes(entrant, x) for entrant in entered}
     seconds: dict[str, list[float]] = {entrant.name: [] for entrant in entered}
+    cpu_seconds: dict[str, list[float]] = {entrant.name: [] for entrant in entered}
     start = time.perf_counter()
     rounds = 0
     while rounds < MIN_ROUNDS or (
@@ -180,14 +181,17 @@ def measure(cell: Cell, entered: Sequence[Entrant], *, cell_seconds: float) -> d
     ):
         # Every second round runs backwards, so that nobody always follows the same neighbour.
         for entrant in entered if rounds % 2 == 0 else reversed(entered):
-            seconds[entrant.name].append(_timed_step(entrant, x))
+            wall, cpu = _timed_step(entrant, x)
+            seconds[entrant.name].append(wall)
+            cpu_seconds[entrant.name].append(cpu)
         rounds += 1
     kept = {entrant.name: history_bytes(entrant.body) for entrant in entered}
     held = {entrant.name: held_bytes(entrant.body) for entrant in entered}
     rows = {
         name: {
             "seconds": median(times),
-            "ratio": quartiles([a / b for a, b in zip(times, seconds[BASELINE], strict=True)]),
+            "ratio": _ratios(times, seconds[BASELINE]),
+            "cpu_ratio": _ratios(cpu_seconds[name], cpu_seconds[BASELINE]),
             "extra_kept_bytes": kept[name] - kept[BASELINE],
             "held_beside_bytes": held[name] - kept[name],
             "extra_peak_bytes": _extra_peak(peaks, held, name),
@@ -199,12 +203,17 @@ def measure(cell: Cell, entered: Sequence[Entrant], *, cell_seconds: float) -> d
     return {**asdict(cell), "rounds": rounds, "weight_bytes": unit, "contestants": rows}
 
 
-def _timed_step(entrant: Entrant, x: Tensor) -> float:
+def _ratios(times: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
+    return quartiles([a / b for a, b in zip(times, baseline, strict=True)])
+
+
+def _timed_step(entrant: Entrant, x: Tensor) -> tuple[float, float]:
+    """Return the seconds of a step, and those that this process's threads computed in it."""
     _wait_for(x.device)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     entrant.step(x)
     _wait_for(x.device)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def _wait_for(device: torch.device) -> None:

@@ -30,6 +30,10 @@ _NO_GPU = (
     "Not measured: the results hold no run on a machine with a GPU. There the benchmark also takes "
     "frames of 2500x2000 in bfloat16 and counts the peak of allocated memory."
 )
+_CPU_TIME = (
+    "The same steps by the time that all threads of the process computed, which other work on the "
+    "machine lengthens less than the time that passes."
+)
 Run = dict[str, Any]
 MeasuredCell = dict[str, Any]
 Styles = dict[str, tuple[str, str]]
@@ -86,6 +90,9 @@ def _device_section(device: str, run: Run) -> list[str]:
             lines += ["", f"### {title}", "", *_table(cells, _image, _ratio)]
             times = ", ".join(f"{_image(c)}: {_milliseconds(c)}" for c in cells)
             lines += ["", f"A step with batch normalization took {times}."]
+        if device == "cpu" and cells and _has_cpu_ratios(cells):
+            lines += ["", f"### Processor time, {precision}, window {main_window}", "", _CPU_TIME]
+            lines += ["", *_table(cells, _image, _cpu_ratio)]
     by_window = _by_window(run)
     if len(by_window) > 1:
         lines += ["", f"### Step time by window, {_image(by_window[0])}", ""]
@@ -168,6 +175,15 @@ def _table(
 def _ratio(cell: MeasuredCell, name: str) -> str:
     ratio = cell["contestants"][name]["ratio"]
     return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def _cpu_ratio(cell: MeasuredCell, name: str) -> str:
+    ratio = cell["contestants"][name]["cpu_ratio"]
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def _has_cpu_ratios(cells: Iterable[MeasuredCell]) -> bool:
+    return all("cpu_ratio" in row for cell in cells for row in cell["contestants"].values())
 
 
 def _kept(cell: MeasuredCell, name: str) -> str:

@@ -132,6 +132,8 @@ def _notes(run: Run) -> list[str]:
         )
     if run["machine"]["load_average_before"] > 0.5:
         notes.append("**The machine was not idle when the run began.**")
+        if _has_cpu_ratios(run["cells"]):
+            notes.append("Read the processor time of such a run, and not the time that passed.")
     notes += [f"Left out: `{name}`, because {why}." for name, why in run["absent"].items()]
     for cell in run["cells"]:
         wrong = [name for name, row in cell["contestants"].items() if not row["loss_is_finite"]]

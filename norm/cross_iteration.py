@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .binding import ConvolutionBinding
 from .convolution_moments import PaddingRule
 from .errors import BindingError, HandoverError, OptionError
+from .factored_window import FactoredWindow, is_smaller_factored
 from .functional import (
     BatchStatistics,
     GradientForm,
@@ -20,7 +21,7 @@ from .functional import (
     pooled_normalizer,
     trust,
 )
-from .observation import observe
+from .observation import ForwardPass
 from .optimizer_steps import OptimizerStepCounter
 from .ranks import RankPolicy, gather_over_ranks
 from .substitute import SubstituteBatchNorm2d, describe
@@ -79,6 +80,9 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
             a single one (`window.ExponentialWindow`); it is not in the paper.
         slope_positions: Output positions that the variance's slope is computed from, at least, on a
             regular grid; None for all of them (`observation.sampled_slope`).
+        slope_rank: Keep slopes as factors from this many positions where they are smaller
+            (`factored_window`), in place of whole slopes from `slope_positions`; None for whole
+            slopes everywhere. With few positions it is cheaper, above all on small maps.
         history_dtype: torch.bfloat16 to store the ring's slopes in half the memory; statistics stay
             as they are. None for the type of the statistics.
         ranks: With several processes, "separate" keeps each rank to its own batches; "pooled" pools
@@ -110,14 +114,16 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
         r_max: float = 1.25,
         history: HistoryForm = "ring",
         slope_positions: int | None = 1024,
+        slope_rank: int | None = None,
         history_dtype: torch.dtype | None = None,
         ranks: RankPolicy = "separate",
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
-        _check_numbers(window_size, burn_in_steps, rho, slope_positions)
+        _check_numbers(window_size, burn_in_steps, rho)
+        _check_slopes(slope_positions, slope_rank)
         _check_trust(d_max, r_max)
         _check_forms(variance=variance, gradient=gradient, history=history, ranks=ranks)
-        _check_history(history, variance, history_dtype)
+        _check_history(history, variance, history_dtype, slope_rank)
         self.window_size = window_size
         self.burn_in_steps = burn_in_steps
         self.rho = rho
@@ -127,6 +133,7 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
         self.r_max = r_max
         self.history = history
         self.slope_positions = slope_positions
+        self.slope_rank = slope_rank
         self.history_dtype = history_dtype
         self.ranks = ranks
         self.window: Window | None = None
@@ -166,14 +173,25 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
 
     def _empty_window(self, weight: Tensor, groups: int) -> Window:
         if self.history == "exponential":
-            return ExponentialWindow(self.window_size, weight, groups, rho=self.rho)
+            return ExponentialWindow(
+                self.window_size,
+                weight,
+                groups,
+                rho=self.rho,
+                slope_positions=self.slope_positions,
+            )
+        past = self.window_size - 1
+        rank = self.slope_rank
+        if rank is not None and is_smaller_factored(weight, groups, rank):
+            return FactoredWindow(past, weight, groups, rank=rank, rho=self.rho, form=self.variance)
         return RingWindow(
-            self.window_size - 1,
+            past,
             weight,
             groups,
             rho=self.rho,
             form=self.variance,
             slope_dtype=self.history_dtype,
+            slope_positions=self.slope_positions,
         )
 
     def unbind(self) -> None:
@@ -214,22 +232,13 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
             )
         x = binding.take(y)
         convolution = binding.convolution
-        past = window.estimates(convolution.weight, convolution.bias)
+        past = window.consult(ForwardPass(convolution, x, y, today, binding.padding_rule))
         weights = past.weights
         if self.optimizer_steps is not None:
             steps = self.optimizer_steps.observe(
                 (convolution.weight, convolution.bias, self.weight, self.bias)
             )
             weights = weights * (steps >= self.burn_in_steps)
-        iteration = observe(
-            convolution,
-            x,
-            y,
-            today,
-            rule=binding.padding_rule,
-            slope_positions=self.slope_positions,
-        )
-        window.record(iteration, convolution.weight)
         dtype = today.mean.dtype
         return WindowEstimates(past.means.to(dtype), past.variances.to(dtype), weights.to(dtype))
 
@@ -251,7 +260,8 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
             f"burn_in_steps={self.burn_in_steps}, rho={self.rho}, variance={self.variance!r}, "
             f"gradient={self.gradient!r}, d_max={self.d_max}, r_max={self.r_max}, "
             f"history={self.history!r}, slope_positions={self.slope_positions}, "
-            f"history_dtype={self.history_dtype}, ranks={self.ranks!r}"
+            f"slope_rank={self.slope_rank}, history_dtype={self.history_dtype}, "
+            f"ranks={self.ranks!r}"
         )
 
 
@@ -262,17 +272,20 @@ def _check_trust(d_max: float, r_max: float) -> None:
         raise OptionError(f"r_max must be at least 1, got {r_max}")
 
 
-def _check_numbers(
-    window_size: int, burn_in_steps: int, rho: float, slope_positions: int | None
-) -> None:
+def _check_numbers(window_size: int, burn_in_steps: int, rho: float) -> None:
     if window_size < 1:
         raise OptionError(f"window_size must be at least 1, got {window_size}")
     if burn_in_steps < 0:
         raise OptionError(f"burn_in_steps must not be negative, got {burn_in_steps}")
     if not 0 <= rho <= 1:
         raise OptionError(f"rho must lie between 0 and 1, got {rho}")
+
+
+def _check_slopes(slope_positions: int | None, slope_rank: int | None) -> None:
     if slope_positions is not None and slope_positions < 1:
         raise OptionError(f"slope_positions must be at least 1 or None, got {slope_positions}")
+    if slope_rank is not None and slope_rank < 1:
+        raise OptionError(f"slope_rank must be at least 1 or None, got {slope_rank}")
 
 
 def _check_forms(*, variance: str, gradient: str, history: str, ranks: str) -> None:
@@ -286,7 +299,9 @@ def _check_forms(*, variance: str, gradient: str, history: str, ranks: str) -> N
             raise OptionError(f"{name} must be one of {get_args(form)}, got {value!r}")
 
 
-def _check_history(history: str, variance: str, history_dtype: torch.dtype | None) -> None:
+def _check_history(
+    history: str, variance: str, history_dtype: torch.dtype | None, slope_rank: int | None
+) -> None:
     if history_dtype not in (None, torch.bfloat16):
         # float16 ends at 65504, which the slope of one bright channel can pass.
         raise OptionError(f"history_dtype must be torch.bfloat16 or None, got {history_dtype}")
@@ -297,3 +312,11 @@ def _check_history(history: str, variance: str, history_dtype: torch.dtype | Non
         )
     if history == "exponential" and variance != "centred":
         raise OptionError(f"variance {variance!r} is for the ring: the average is kept centred")
+    if history == "exponential" and slope_rank is not None:
+        raise OptionError(
+            f"slope_rank {slope_rank} is for the ring: a moving average has no few factors"
+        )
+    if history_dtype is not None and slope_rank is not None:
+        raise OptionError(
+            f"history_dtype {history_dtype} is for whole slopes: with a slope_rank they are smaller"
+        )

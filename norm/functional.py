@@ -5,6 +5,7 @@ iterations. Statistics are float32 for float16, bfloat16 and float32 activations
 float64 ones. Variances are population variances (divided by M) unless a name says `unbiased`.
 """
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -93,7 +94,7 @@ def taylor_means(means: Tensor, then: Tensor, now: Tensor, rho: float) -> Tensor
         now: <p_tau, w_t>, its response to today's weights, (T, C).
         rho: Length of the step; 0 is naive cross-iteration batch normalization.
     """
-    return means + rho * (now - then)
+    return torch.add(means, now - then, alpha=rho)
 
 
 def taylor_variances(
@@ -113,7 +114,7 @@ def taylor_variances(
         rho: Length of the step.
         form: "centred" or "paper".
     """
-    stepped = variances + rho * (now - then)
+    stepped = torch.add(variances, now - then, alpha=rho)
     if form == "paper":
         stepped = stepped - mean_shifts.square()
     return stepped.clamp_min(0)
@@ -157,17 +158,21 @@ def pool(today: BatchStatistics, past: WindowEstimates) -> PooledStatistics:
     sizes; for equal sizes that is the paper's 1/k. An estimate that is not finite (a forward pass
     that overflowed) is left out, so one bad batch does not last for a whole window.
     """
-    # A weight of zero is not enough: zero times a stored NaN is NaN.
-    usable = torch.isfinite(past.means + past.variances) & (past.weights > 0)
-    means = torch.cat([today.mean[None], past.means.where(usable, 0)])
-    variances = torch.cat([today.variance[None], past.variances.where(usable, 0)])
-    positions = torch.full_like(today.mean, today.positions)
-    weights = torch.cat([positions[None], past.weights.where(usable, 0)])
-    total = weights.sum(0)
-    shares = weights / total
-    mean = (shares * means).sum(0)
-    variance = (shares * variances).sum(0) + (shares * (means - mean).square()).sum(0)
-    return PooledStatistics(mean, variance, shares[0])
+    # A weight of zero is not enough: zero times a stored NaN is NaN. Not torch.isfinite, which is
+    # five operators; their number is what this function costs, with few numbers in each.
+    usable = ((past.means + past.variances).abs() < math.inf) & (past.weights > 0)
+    weights = past.weights.where(usable, 0)
+    shifts = (past.means - today.mean).where(usable, 0)
+    total = weights.sum(0) + today.positions
+    shares, own = weights / total, today.positions / total
+    # Means count from today's, so that nothing large is added up.
+    shift = (shares * shifts).sum(0)
+    apart = shifts - shift
+    within = torch.addcmul(past.variances.where(usable, 0), apart, apart)
+    variance = torch.addcmul(
+        (shares * within).sum(0), own, torch.addcmul(today.variance, shift, shift)
+    )
+    return PooledStatistics(today.mean + shift, variance, own)
 
 
 def pooled_normalizer(
@@ -242,31 +247,30 @@ def normalize(
 def _normalize_forward(
     y: Tensor, weight: Tensor | None, bias: Tensor | None, normalizer: Normalizer
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and what the backward pass needs of the normalizer, (5, C).
+    """Return the output and what the backward pass needs, (5, C), or (6, C) with a share.
 
-    Its rows are 1 / sigma, the mean and 1 / sigma of the backward pass, d and the share. They are
-    an output, because a compiler may compute anything else again in the backward pass, and that
-    from running statistics and windows that have moved since.
+    Its rows are the mean and 1 / sigma of the backward pass, r = sigma_B / sigma, d, gamma r and
+    the share. They are an output, because a compiler may compute anything else again in the
+    backward pass, and that from running statistics and windows that have moved since.
     """
     mean, variance, gradient_mean, gradient_variance, share = normalizer
     gamma = None if weight is None else weight.to(mean.dtype)
     beta = None if bias is None else bias.to(mean.dtype)
     # eps is in the variance already, and F.batch_norm refuses an eps of zero.
     output = torch.batch_norm(y, gamma, beta, mean, variance, False, 0.0, 0.0, False)
-    inverse = variance.rsqrt()
-    share = torch.ones_like(mean) if share is None else share
+    inverse, gradient_inverse = variance.rsqrt(), gradient_variance.rsqrt()
+    r = inverse / gradient_inverse
     d = (gradient_mean - mean) * inverse
-    rows = [inverse, gradient_mean, gradient_variance.rsqrt(), d, share]
-    return output, torch.stack(rows)
+    rows = [gradient_mean, gradient_inverse, r, d, r if gamma is None else gamma * r]
+    return output, torch.stack(rows if share is None else [*rows, share])
 
 
 def _save_for_backward(
     ctx: Any, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, Tensor]
 ) -> None:
-    y, weight, bias, *_, share = inputs
+    y, weight, bias, *_ = inputs
     ctx.save_for_backward(y, weight, output[1])
     ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.whole = share is None
 
 
 def _normalize_backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -275,28 +279,17 @@ def _normalize_backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor |
     s is the share; both come from the kernels that nn.BatchNorm2d runs.
     """
     y, weight, rows = ctx.saved_tensors
-    inverse, gradient_mean, gradient_inverse, d, share = rows.unbind()
-    gamma = torch.ones_like(inverse) if weight is None else weight.to(inverse.dtype)
+    mean, inverse, r, d, gamma_r, *share = rows.unbind()
     # The kernel multiplies by gamma / sigma_B; r = sigma_B / sigma makes that gamma / sigma.
-    r = inverse / gradient_inverse
     y_gradient, raw_weight_gradient, bias_gradient = torch.ops.aten.native_batch_norm_backward(
-        gradient,
-        y,
-        gamma * r,
-        None,
-        None,
-        gradient_mean,
-        gradient_inverse,
-        True,
-        0.0,
-        [True, True, True],
+        gradient, y, gamma_r, None, None, mean, inverse, True, 0.0, [True, True, True]
     )
-    if not ctx.whole:
-        frozen = gradient * ((1 - share) * gamma * inverse).view(1, -1, 1, 1)
-        y_gradient = torch.addcmul(frozen, y_gradient, share.view(1, -1, 1, 1)).to(y.dtype)
+    if share:
+        frozen = gradient * ((1 - share[0]) * gamma_r * inverse).view(1, -1, 1, 1)
+        y_gradient = torch.addcmul(frozen, y_gradient, share[0].view(1, -1, 1, 1)).to(y.dtype)
     weight_gradient = None
     if weight is not None:
-        weight_gradient = (r * raw_weight_gradient + d * bias_gradient).to(weight.dtype)
+        weight_gradient = torch.addcmul(r * raw_weight_gradient, d, bias_gradient).to(weight.dtype)
     bias_gradient = None if ctx.bias_dtype is None else bias_gradient.to(ctx.bias_dtype)
     return y_gradient, weight_gradient, bias_gradient, None, None, None, None, None
 
@@ -337,9 +330,9 @@ def normalize_operator(
 
 @normalize_operator.register_fake
 def _(y: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-    mean = others[2]
+    mean, share = others[2], others[-1]
     assert mean is not None
-    return torch.empty_like(y), mean.new_empty(5, *mean.shape)
+    return torch.empty_like(y), mean.new_empty(5 if share is None else 6, *mean.shape)
 
 
 normalize_operator.register_autograd(_normalize_backward, setup_context=_save_for_backward)

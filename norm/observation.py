@@ -23,6 +23,24 @@ from .functional import BatchStatistics, statistics_dtype
 SMALLEST_SAMPLED_VARIANCE = 1 / 16
 
 
+class ForwardPass(NamedTuple):
+    """One forward pass of a convolution in training mode, as the layer behind it sees it.
+
+    Attributes:
+        convolution: The convolution, with today's weight.
+        x: Its input, (N, C_in, H, W).
+        y: Its output, (N, C, H_out, W_out).
+        today: Statistics of `y`.
+        rule: How it pads.
+    """
+
+    convolution: nn.Conv2d
+    x: Tensor
+    y: Tensor
+    today: BatchStatistics
+    rule: PaddingRule
+
+
 class Iteration(NamedTuple):
     """One iteration as a window takes it in.
 
@@ -69,8 +87,8 @@ def observe(
     x: Tensor,
     y: Tensor,
     today: BatchStatistics,
-    *,
     rule: PaddingRule,
+    *,
     slope_positions: int | None,
 ) -> Iteration:
     """Return what a window needs to know of this iteration.
@@ -143,7 +161,19 @@ def sampled_slope(
         slope = slope - (2 * left.view(len(patch), -1, 1) * patch[:, None]).view_as(slope)
     response = slope_response(slope[:, None], weight)[0]
     if stride > 1:
-        wanted = 2 * today.variance
-        scale = (wanted / response).where(response > SMALLEST_SAMPLED_VARIANCE * wanted, 1)
-        slope, response = slope * scale[:, None], response * scale
+        gain = sampled_gain(response, today.variance)
+        slope, response = slope * gain[:, None], response * gain
     return slope, response
+
+
+def sampled_gain(response: Tensor, variance: Tensor) -> Tensor:
+    """Return what a sample's slope is multiplied by, (C,): its <D, w> becomes twice the variance.
+
+    It is 1 where the sample has missed what the channel does.
+
+    Args:
+        response: <D, w> of the sample, (C,).
+        variance: Variance of the whole batch, (C,).
+    """
+    wanted = 2 * variance
+    return (wanted / response).where(response > SMALLEST_SAMPLED_VARIANCE * wanted, 1)

@@ -1,5 +1,6 @@
 """What every layer that takes the place of an nn.BatchNorm2d has in common."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,16 @@ def take_place(substitute: nn.Module, replaced: nn.Module) -> None:
     substitute.replaced = ReplacedLayer(replaced)  # type: ignore[assignment]
 
 
+def without_autocast(device_type: str) -> AbstractContextManager[None]:
+    """Return a context without autocast, which would run inner products of statistics in 16 bits.
+
+    Entering autocast to switch off what is off took as long as ten small operators.
+    """
+    if not torch.is_autocast_enabled(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
 def describe(layer: nn.BatchNorm2d) -> str:
     """Return what nn.BatchNorm2d shows of itself in a model's printout."""
     text: str = nn.BatchNorm2d.extra_repr(layer)  # type: ignore[no-untyped-call]
@@ -96,8 +107,7 @@ class SubstituteBatchNorm2d(nn.BatchNorm2d):
         return run_fused_tail(self, normalized)
 
     def _normalize_batch(self, y: Tensor) -> Tensor:
-        # Autocast would run the inner products of the statistics in 16 bits.
-        with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(y.device.type):
             today = batch_statistics(y)
             if recomputing():
                 normalizer = self._recent.find(today)

@@ -1,11 +1,11 @@
 """What a layer remembers of past iterations.
 
-A window answers two calls: `estimates` says what the past tells about today's weights, and `record`
-takes today in.
+A window answers one call: `consult` says what the past tells about today's weights and takes today
+in. Those in this file keep slopes of the variance whole; `factored_window` keeps their factors.
 """
 
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from .functional import (
     taylor_means,
     taylor_variances,
 )
-from .observation import Iteration
+from .observation import ForwardPass, Iteration, observe
 from .optional_state import OptionalState
 
 HistoryForm = Literal["ring", "exponential"]
@@ -45,18 +45,24 @@ class Window(OptionalState):
         """How many iterations are remembered; synchronises with a GPU."""
         raise NotImplementedError
 
-    def estimates(self, weight: Tensor, bias: Tensor | None) -> WindowEstimates:
-        """Move what is remembered to today's weight and bias.
-
-        Args:
-            weight: The convolution's weight now.
-            bias: Its bias now, or None; it shifts the means exactly.
-        """
+    def consult(self, run: ForwardPass) -> WindowEstimates:
+        """Move what is remembered to today's weight and bias, and remember today."""
         raise NotImplementedError
 
-    def record(self, iteration: Iteration, weight: Tensor) -> None:
-        """Remember `iteration`, which ran with `weight`."""
-        raise NotImplementedError
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        saved = {key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}
+        own = {name for name, _ in self.named_buffers(recurse=False)}
+        if not saved or saved == own:
+            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            return
+        error_messages: list[str] = args[4] if len(args) > 4 else kwargs["error_msgs"]
+        error_messages.append(
+            f"'{prefix}*' was saved by another form of window: it holds {sorted(saved)} and this "
+            f"one {sorted(own)}. Build the layer with the history and slope_rank that it was saved "
+            "with, or leave these entries out of the state_dict, and the window starts empty."
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = dict(self.named_buffers(recurse=False))
@@ -72,7 +78,39 @@ class Window(OptionalState):
         return self
 
 
-class RingWindow(Window):
+class DenseWindow(Window):
+    """A window of whole slopes, and of the two halves of `consult`.
+
+    Attributes:
+        slope_positions: Output positions that a slope is computed from, at least; None for all.
+    """
+
+    def __init__(self, rho: float, slope_positions: int | None) -> None:
+        super().__init__(rho)
+        self.slope_positions = slope_positions
+
+    def consult(self, run: ForwardPass) -> WindowEstimates:
+        """Move what is remembered to today's weight and bias, and remember today."""
+        convolution = run.convolution
+        past = self.estimates(convolution.weight, convolution.bias)
+        self.record(observe(*run, slope_positions=self.slope_positions), convolution.weight)
+        return past
+
+    def estimates(self, weight: Tensor, bias: Tensor | None) -> WindowEstimates:
+        """Move what is remembered to today's weight and bias.
+
+        Args:
+            weight: The convolution's weight now.
+            bias: Its bias now, or None; it shifts the means exactly.
+        """
+        raise NotImplementedError
+
+    def record(self, iteration: Iteration, weight: Tensor) -> None:
+        """Remember `iteration`, which ran with `weight`."""
+        raise NotImplementedError
+
+
+class RingWindow(DenseWindow):
     """The last `length` iterations, oldest overwritten first.
 
     One tensor of the weight's shape and one mean patch an iteration. No past weight is kept: the
@@ -100,6 +138,7 @@ class RingWindow(Window):
         rho: float = 1.0,
         form: VarianceForm = "centred",
         slope_dtype: torch.dtype | None = None,
+        slope_positions: int | None = None,
     ) -> None:
         """Make an empty window for a convolution.
 
@@ -110,8 +149,9 @@ class RingWindow(Window):
             rho: Length of the Taylor step.
             form: Form of the variance's step.
             slope_dtype: Type slopes are stored in; None for that of the statistics.
+            slope_positions: See `DenseWindow`.
         """
-        super().__init__(rho)
+        super().__init__(rho, slope_positions)
         self.length = length
         self.form = form
         dtype, device = statistics_dtype(weight.dtype), weight.device
@@ -137,7 +177,7 @@ class RingWindow(Window):
         return int((self.positions > 0).sum())
 
     def estimates(self, weight: Tensor, bias: Tensor | None) -> WindowEstimates:
-        """Move every remembered iteration to today's weight and bias; see `Window`."""
+        """Move every remembered iteration to today's weight and bias; see `DenseWindow`."""
         weight = weight.detach().to(self.means.dtype)
         responses = mean_response(self.mean_patches, weight)
         means = taylor_means(self.means, self.mean_responses, responses, self.rho)
@@ -176,7 +216,7 @@ class RingWindow(Window):
         self.next_entry.add_(1).mul_(self.next_entry < self.length)
 
 
-class ExponentialWindow(Window):
+class ExponentialWindow(DenseWindow):
     """A moving average over all past iterations, forgetting 1 / `length` of it with each new one.
 
     The estimates are affine in the weight, so an average of intercepts and slopes is the average of
@@ -201,7 +241,15 @@ class ExponentialWindow(Window):
     variance_slope: Tensor
     slope_response: Tensor
 
-    def __init__(self, length: int, weight: Tensor, groups: int, *, rho: float = 1.0) -> None:
+    def __init__(
+        self,
+        length: int,
+        weight: Tensor,
+        groups: int,
+        *,
+        rho: float = 1.0,
+        slope_positions: int | None = None,
+    ) -> None:
         """Make an empty window for a convolution.
 
         Args:
@@ -209,8 +257,9 @@ class ExponentialWindow(Window):
             weight: The convolution's weight, (C, I, kH, kW); its type and device are taken over.
             groups: The convolution's groups.
             rho: Length of the Taylor step.
+            slope_positions: See `DenseWindow`.
         """
-        super().__init__(rho)
+        super().__init__(rho, slope_positions)
         self.decay = 1 - 1 / length
         dtype, device = statistics_dtype(weight.dtype), weight.device
         channels, patch = weight.shape[0], weight[0].numel()
@@ -232,7 +281,7 @@ class ExponentialWindow(Window):
         return int(self.iterations)
 
     def estimates(self, weight: Tensor, bias: Tensor | None) -> WindowEstimates:
-        """Move the past to today's weight and bias, as one estimate; see `Window`."""
+        """Move the past to today's weight and bias, as one estimate; see `DenseWindow`."""
         means, variances = self._moved(weight.detach().to(self.mean.dtype))
         if bias is not None:
             means = means + bias.detach().to(means.dtype)

@@ -9,6 +9,7 @@ COMMANDS = {
     "accuracy": ("accuracy", "train small networks on real defect images under each method"),
     "accuracy-report": ("accuracy_report", "write the accuracy tables and plots"),
     "cost": ("cost", "measure a training step's time and memory"),
+    "slopes": ("slopes", "compare forms of slope by how they predict a past variance"),
     "conversions": ("conversions", "list what converts in common segmentation and detection nets"),
 }
 EVERYTHING = "all"

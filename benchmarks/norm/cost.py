@@ -39,6 +39,7 @@ from benchmarks.quartiles import quartiles
 from norm import OptionError
 
 RESULTS = Path("docs/benchmarks/norm-cost.json")
+SMALL_MAP_RESULTS = Path("docs/benchmarks/norm-cost-small-maps.json")
 QUICK_RESULTS = Path("benchmark-results/norm-cost-quick.json")
 # The weights hardly move, so every contestant meets the same activations for as long as it runs.
 LEARNING_RATE = 1e-4
@@ -49,17 +50,19 @@ MIN_ROUNDS = 3
 MAX_ROUNDS = 21
 
 
-Entry = Literal["all", "windows", "served"]
+Entry = Literal["all", "windows", "served", "small maps"]
 # What the service offers for frames of five megapixels; the whole field would take an hour there.
 SERVED = (BASELINE, "brn", "cbn")
+# Where reading a window weighs most, what it is read as decides.
+SMALL_MAPS = (*SERVED, "cbn slope_positions=64", "cbn slope_rank=4", "cbn slope_rank=8")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One measurement: where, how precisely, on inputs of which size, and who takes part.
 
-    Entry "windows" is for contestants with a window, "served" for `SERVED`; batch normalization
-    takes part in each.
+    Entry "windows" is for contestants with a window, "served" for `SERVED`, "small maps" for
+    `SMALL_MAPS`; batch normalization takes part in each.
     """
 
     device: str
@@ -84,6 +87,8 @@ class Cell:
         """Say whether a contestant takes part."""
         if self.entry == "served":
             return contestant.name in SERVED
+        if self.entry == "small maps":
+            return contestant.name in SMALL_MAPS
         return self.entry == "all" or contestant.has_window or contestant.name == BASELINE
 
 
@@ -104,6 +109,16 @@ def planned_cells(device: str, *, quick: bool) -> list[Cell]:
         cells.append(Cell(device, "float32", 8, 1, 2000, 2500, entry="served"))
     cells += [Cell(device, "float32", k, 2, 224, 224, entry="windows") for k in (2, 4, 16)]
     return cells
+
+
+def small_map_cells(device: str) -> list[Cell]:
+    """Return the cells where a window weighs most against a short step, for `SMALL_MAPS` alone."""
+    images = [("float32", batch, 224) for batch in (1, 2, 4)]
+    images += [("float32", 1, 448), ("bfloat16", 1, 448), ("bfloat16", 2, 448)]
+    return [
+        Cell(device, precision, 8, batch, px, px, entry="small maps")
+        for precision, batch, px in images
+    ]
 
 
 def entrants(
@@ -158,6 +173,7 @@ def measure(cell: Cell, entered: Sequence[Entrant], *, cell_seconds: float) -> d
     finite = {entrant.name: bool(entrant.step(x).isfinite()) for entrant in entered}
     peaks = {entrant.name: _peak_bytes(entrant, x) for entrant in entered}
     seconds: dict[str, list[float]] = {entrant.name: [] for entrant in entered}
+    cpu_seconds: dict[str, list[float]] = {entrant.name: [] for entrant in entered}
     start = time.perf_counter()
     rounds = 0
     while rounds < MIN_ROUNDS or (
@@ -165,14 +181,17 @@ def measure(cell: Cell, entered: Sequence[Entrant], *, cell_seconds: float) -> d
     ):
         # Every second round runs backwards, so that nobody always follows the same neighbour.
         for entrant in entered if rounds % 2 == 0 else reversed(entered):
-            seconds[entrant.name].append(_timed_step(entrant, x))
+            wall, cpu = _timed_step(entrant, x)
+            seconds[entrant.name].append(wall)
+            cpu_seconds[entrant.name].append(cpu)
         rounds += 1
     kept = {entrant.name: history_bytes(entrant.body) for entrant in entered}
     held = {entrant.name: held_bytes(entrant.body) for entrant in entered}
     rows = {
         name: {
             "seconds": median(times),
-            "ratio": quartiles([a / b for a, b in zip(times, seconds[BASELINE], strict=True)]),
+            "ratio": _ratios(times, seconds[BASELINE]),
+            "cpu_ratio": _ratios(cpu_seconds[name], cpu_seconds[BASELINE]),
             "extra_kept_bytes": kept[name] - kept[BASELINE],
             "held_beside_bytes": held[name] - kept[name],
             "extra_peak_bytes": _extra_peak(peaks, held, name),
@@ -184,12 +203,17 @@ def measure(cell: Cell, entered: Sequence[Entrant], *, cell_seconds: float) -> d
     return {**asdict(cell), "rounds": rounds, "weight_bytes": unit, "contestants": rows}
 
 
-def _timed_step(entrant: Entrant, x: Tensor) -> float:
+def _ratios(times: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
+    return quartiles([a / b for a, b in zip(times, baseline, strict=True)])
+
+
+def _timed_step(entrant: Entrant, x: Tensor) -> tuple[float, float]:
+    """Return the seconds of a step, and those that this process's threads computed in it."""
     _wait_for(x.device)
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     entrant.step(x)
     _wait_for(x.device)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def _wait_for(device: torch.device) -> None:
@@ -253,6 +277,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help=f"small images, few rounds, into {QUICK_RESULTS}"
     )
     parser.add_argument(
+        "--small-maps",
+        action="store_true",
+        help=f"whole and factored slopes on small maps alone, into {SMALL_MAP_RESULTS}",
+    )
+    parser.add_argument(
         "--report-only", action="store_true", help="write table and plot from the JSON file"
     )
     parser.add_argument(
@@ -267,7 +296,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write JSON, table and plot; return the exit status."""
-    results: Path = arguments.results or (QUICK_RESULTS if arguments.quick else RESULTS)
+    usual = QUICK_RESULTS if arguments.quick else RESULTS
+    results: Path = arguments.results or (SMALL_MAP_RESULTS if arguments.small_maps else usual)
     if not arguments.report_only:
         if arguments.threads:
             torch.set_num_threads(arguments.threads)
@@ -284,7 +314,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_on(device: str, results: Path, arguments: argparse.Namespace) -> None:
     """Measure on one device and put it in the results in place of the device's last run."""
-    cells = planned_cells(device, quick=arguments.quick)
+    small = arguments.small_maps
+    cells = small_map_cells(device) if small else planned_cells(device, quick=arguments.quick)
     absent: dict[str, str] = {}
     measured: list[dict[str, Any]] = []
     record = {

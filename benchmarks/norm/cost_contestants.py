@@ -49,6 +49,8 @@ CONTESTANTS = (
     Contestant("cbn", True, _cbn()),
     Contestant("cbn slope_positions=all", True, _cbn(slope_positions=None)),
     Contestant("cbn slope_positions=64", True, _cbn(slope_positions=64)),
+    Contestant("cbn slope_rank=4", True, _cbn(slope_rank=4)),
+    Contestant("cbn slope_rank=8", True, _cbn(slope_rank=8)),
     Contestant("cbn history=exponential", True, _cbn(history="exponential")),
     Contestant("cbn history_dtype=bfloat16", True, _cbn(history_dtype=torch.bfloat16)),
     Contestant("transcription", True, lambda model, x, k: transcribe(model, x, window_size=k)),

@@ -30,6 +30,10 @@ _NO_GPU = (
     "Not measured: the results hold no run on a machine with a GPU. There the benchmark also takes "
     "frames of 2500x2000 in bfloat16 and counts the peak of allocated memory."
 )
+_CPU_TIME = (
+    "The same steps by the time that all threads of the process computed, which other work on the "
+    "machine lengthens less than the time that passes."
+)
 Run = dict[str, Any]
 MeasuredCell = dict[str, Any]
 Styles = dict[str, tuple[str, str]]
@@ -53,12 +57,14 @@ def write_report(results: Path) -> Path:
 
 def render(runs: dict[str, Run], *, results_name: str, plot_name: str) -> str:
     """Return the whole report as markdown."""
+    small_maps = all(c["entry"] == "small maps" for run in runs.values() for c in run["cells"])
+    command = "python -m benchmarks.norm cost" + (" --small-maps" if small_maps else "")
     lines = [
-        "# What a training step costs",
+        "# What a training step costs" + (" on small maps" if small_maps else ""),
         "",
         "```sh",
-        "python -m benchmarks.norm cost                # measure, then write this page",
-        "python -m benchmarks.norm cost --report-only  # write this page again from the numbers",
+        f"{command}                # measure, then write this page",
+        f"{command} --report-only  # write this page again from the numbers",
         "```",
         "",
         f"{_INTRODUCTION} The numbers are in `{results_name}`.",
@@ -84,6 +90,9 @@ def _device_section(device: str, run: Run) -> list[str]:
             lines += ["", f"### {title}", "", *_table(cells, _image, _ratio)]
             times = ", ".join(f"{_image(c)}: {_milliseconds(c)}" for c in cells)
             lines += ["", f"A step with batch normalization took {times}."]
+        if device == "cpu" and cells and _has_cpu_ratios(cells):
+            lines += ["", f"### Processor time, {precision}, window {main_window}", "", _CPU_TIME]
+            lines += ["", *_table(cells, _image, _cpu_ratio)]
     by_window = _by_window(run)
     if len(by_window) > 1:
         lines += ["", f"### Step time by window, {_image(by_window[0])}", ""]
@@ -123,6 +132,8 @@ def _notes(run: Run) -> list[str]:
         )
     if run["machine"]["load_average_before"] > 0.5:
         notes.append("**The machine was not idle when the run began.**")
+        if _has_cpu_ratios(run["cells"]):
+            notes.append("Read the processor time of such a run, and not the time that passed.")
     notes += [f"Left out: `{name}`, because {why}." for name, why in run["absent"].items()]
     for cell in run["cells"]:
         wrong = [name for name, row in cell["contestants"].items() if not row["loss_is_finite"]]
@@ -166,6 +177,15 @@ def _table(
 def _ratio(cell: MeasuredCell, name: str) -> str:
     ratio = cell["contestants"][name]["ratio"]
     return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def _cpu_ratio(cell: MeasuredCell, name: str) -> str:
+    ratio = cell["contestants"][name]["cpu_ratio"]
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def _has_cpu_ratios(cells: Iterable[MeasuredCell]) -> bool:
+    return all("cpu_ratio" in row for cell in cells for row in cell["contestants"].values())
 
 
 def _kept(cell: MeasuredCell, name: str) -> str:

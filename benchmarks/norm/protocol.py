@@ -112,6 +112,7 @@ METHODS: Mapping[str, Method] = {
     "cbn-whole": Method("cbn", WHOLE, on_request=True),
     "cbn-medium": Method("cbn", {**STRICT, "d_max": 0.5, "r_max": 1.5}, on_request=True),
     "cbn-sampled": Method("cbn", {**STRICT, "slope_positions": 64}, on_request=True),
+    "cbn-factored": Method("cbn", {**STRICT, "slope_rank": 8}, on_request=True),
     "cbn-untaylored": Method("cbn", {**STRICT, "rho": 0.0}, on_request=True),
     "cbn-tight": Method(
         "cbn",
@@ -134,6 +135,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "cbn-whole": "the full gradient, the whole window of 8",
     "cbn-medium": "trust within 0.5 deviations and a factor of 1.5",
     "cbn-sampled": "the default with slopes from 64 positions in place of 1024",
+    "cbn-factored": "the default with slopes as factors of 8 positions where they are smaller",
     "cbn-untaylored": "the default without the Taylor step",
     "cbn-tight": "trust within 0.25/sqrt(2) deviations and a factor of 1.25^(1/sqrt(2))",
     "cbn-exponential-strict": "the default's trust with an exponential window of 32",

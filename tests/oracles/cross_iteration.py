@@ -208,9 +208,13 @@ class CentredOracle(RingOracle):
         y = response(convolution, past.x, weight)
         then, now = moment(y, 1).detach(), moment(response(convolution, past.x, today), 1)
         mean = then + self.rho * (now - then)
-        slope = channel_slopes(population_variance(y), weight)
+        slope = self.slope(y, weight)
         moved = population_variance(y).detach() + inner(slope, self.rho * (today - past.weight))
         return Estimate(mean, moved, past.positions)
+
+    def slope(self, y: Tensor, weight: Tensor) -> Tensor:
+        """Return the slope of the variance of `y`, which `weight` made."""
+        return channel_slopes(population_variance(y), weight)
 
 
 class Spread(NamedTuple):

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -215,9 +216,31 @@ def test_each_axis_is_walked() -> None:
     assert walked == {(px, batch) for px in (224, 448) for batch in (1, 2, 4)}
 
 
+def test_small_maps_are_walked_for_whole_and_factored_slopes_alone() -> None:
+    cells = cost.small_map_cells("cpu")
+    walked = {(c.precision, c.height_px, c.batch) for c in cells}
+    assert {("float32", 224, 1), ("float32", 448, 1), ("bfloat16", 448, 1)} <= walked
+    title = page(
+        cells=[
+            asdict(c)
+            | {
+                "rounds": 1,
+                "weight_bytes": 4,
+                "contestants": {
+                    "bn": {"seconds": 1.0, "extra_peak_bytes": None, "loss_is_finite": True}
+                },
+            }
+            for c in cells
+        ]
+    ).splitlines()
+    assert title[0] == "# What a training step costs on small maps"
+    assert "python -m benchmarks.norm cost --small-maps --report-only" in title[4]
+
+
 @pytest.mark.parametrize(
     ("entry", "admitted"),
     [
+        ("small maps", set(cost.SMALL_MAPS)),
         ("served", {"bn", "brn", "cbn"}),
         ("windows", {"bn", *(c.name for c in CONTESTANTS if c.has_window)}),
         ("all", {c.name for c in CONTESTANTS}),

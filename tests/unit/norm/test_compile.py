@@ -17,6 +17,7 @@ VARIANTS: list[tuple[Kind, dict[str, object]]] = [
     ("cbn", {"gradient": "paper", "variance": "paper", "burn_in_steps": 2}),
     ("cbn", {"history": "exponential", "window_size": 16}),
     ("cbn", {"slope_positions": 16, "history_dtype": torch.bfloat16}),
+    ("cbn", {"window_size": 4, "slope_rank": 1}),
 ]
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from norm import CrossIterationBatchNorm2d, convert_batchnorm
+from norm.window import RingWindow
 
 
 def frames() -> Tensor:
@@ -61,7 +62,7 @@ def test_convolutions_with_a_tied_weight_keep_a_window_each() -> None:
         convolution = model.get_submodule(f"{name}.0")
         assert isinstance(layer, CrossIterationBatchNorm2d)
         assert isinstance(convolution, nn.Conv2d)
-        assert layer.window is not None
+        assert isinstance(layer.window, RingWindow)
         past = layer.window.estimates(convolution.weight, convolution.bias)
         # The mean is linear in the weight, so its step is exact.
         torch.testing.assert_close(past.means[0], convolution(factor * x).mean((0, 2, 3)))

@@ -28,6 +28,7 @@ VARIANTS: dict[str, tuple[Kind, dict[str, Any]]] = {
     "ring": ("cbn", {"window_size": 4, "burn_in_steps": 2}),
     "paper's ring": ("cbn", {"window_size": 4, "gradient": "paper", "variance": "paper"}),
     "sampled ring": ("cbn", {"window_size": 4, "slope_positions": 9}),
+    "factored ring": ("cbn", {"window_size": 4, "slope_rank": 1}),
     "bfloat16 ring": ("cbn", {"window_size": 4, "history_dtype": torch.bfloat16}),
     "exponential": ("cbn", {"window_size": 4, "burn_in_steps": 2, "history": "exponential"}),
 }

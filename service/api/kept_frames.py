@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Query, Response, status
+from fastapi import APIRouter, Path, Query, Response, status
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
@@ -41,6 +41,8 @@ from service.storage import Storage
 router = APIRouter(tags=["deployments"])
 
 _MOST_FRAMES = 1000
+# As large as a database's integer.
+FrameId = Annotated[int, Field(ge=1, lt=2**63)]
 
 
 class KeepingRequest(Keeping, AuthoredRequest):
@@ -64,7 +66,7 @@ class FromKeptRequest(BaseModel):
     )
 
     deployment: Annotated[str, Field(min_length=1, max_length=64)]
-    frames: Annotated[list[int] | None, Field(min_length=1, max_length=_MOST_FRAMES)] = None
+    frames: Annotated[list[FrameId] | None, Field(min_length=1, max_length=_MOST_FRAMES)] = None
     cause: Annotated[
         Cause | None, Field(description=f"All of it, the newest {_MOST_FRAMES} at most.")
     ] = None
@@ -143,7 +145,10 @@ def list_kept_frames(
     responses={200: {"content": {"image/*": {}}, "description": "The frame as it was sent."}},
 )
 def get_kept_image(
-    name: Name, frame_id: int, session: ReadSession, storage: StorageDependency
+    name: Name,
+    frame_id: Annotated[int, Path(ge=1, lt=2**63)],
+    session: ReadSession,
+    storage: StorageDependency,
 ) -> Response:
     """Return a kept frame's picture: the file that was sent, or a PNG of a camera's buffer."""
     row = kept_frames.get(session, name, frame_id)

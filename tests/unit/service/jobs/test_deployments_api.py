@@ -1,5 +1,7 @@
 """What a line serves is a decision: with a constraint, a gate, a history and a way back."""
 
+import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,6 +268,12 @@ def test_a_disk_that_takes_no_entry_holds_up_no_rollback_but_is_told(
     [
         ({"constraint": {}}, "/constraint"),
         ({"constraint": {"escape": {"max_rate": 2}}}, "/constraint/escape/max_rate"),
+        # A slip of the pen must not count parts for ever.
+        ({"constraint": {"escape": {"max_rate": 1e-300}}}, "/constraint/escape/max_rate"),
+        (
+            {"constraint": {"overkill": {"max_rate": 0.1, "confidence": 1 - 1e-16}}},
+            "/constraint/overkill/confidence",
+        ),
         ({"override": {"reason": "", "by": "x"}}, "/override/reason"),
         (
             {"constraint": {"escape": {"max_rate": 0.5, "per_class": {"dent": 0.1}}}},
@@ -279,6 +287,16 @@ def test_a_wish_that_cannot_be_meant_names_its_place(
 ) -> None:
     refused = put(client, add_model("a"), **body)
     assert (refused.status_code, refused.json()["where"]) == (422, where)
+
+
+def test_a_cursor_that_no_database_can_hold_is_no_cursor(
+    client: TestClient, add_model: AddModel
+) -> None:
+    put(client, add_model("a"))
+    cursor = base64.urlsafe_b64encode(json.dumps([2**70]).encode()).decode()
+    refused = client.get(f"/deployments/line-1/history?cursor={cursor}")
+    assert (refused.status_code, refused.json()["code"]) == (422, "bad_cursor")
+    assert client.get(f"/deployments/line-1/frames/{2**70}/image").status_code == 422
 
 
 def test_only_a_known_deployment_has_a_history(client: TestClient) -> None:

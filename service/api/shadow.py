@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.certificate import exact_interval
-from service import deployments, kept_frames, model_registry, shadow
+from service import deployments, model_registry, shadow
 from service.api.dependencies import (
     FollowUpDependency,
     InferenceDependency,
@@ -125,7 +125,6 @@ def list_disagreements(
 
 def _resource(session: Session, follow_up: FollowUp, run: ShadowRun) -> ShadowResource:
     wish = ShadowWish.model_validate(run.wish)
-    kept, _ = kept_frames.total(session, run.deployment, ["disagreement"])
     return ShadowResource(
         model=run.model_id,
         sample_rate=wish.sample_rate,
@@ -134,7 +133,7 @@ def _resource(session: Session, follow_up: FollowUp, run: ShadowRun) -> ShadowRe
         started_at=run.started_at,
         ended_at=run.ended_at,
         counts=tuple(_count(row) for row in shadow.counts_of(session, run.id)),
-        disagreements=kept,
+        disagreements=shadow.disagreements(session, run),
         last_error=follow_up.shadow.last_error(run.id),
     )
 

@@ -186,6 +186,17 @@ def test_what_is_served_already_is_no_event(client: TestClient, add_model: AddMo
     assert len(history(client)) == 1
 
 
+def test_an_override_holds_as_long_as_model_and_constraint_stay(
+    client: TestClient, add_model: AddModel
+) -> None:
+    model = add_model("a")
+    put(client, model, constraint=ONE_PERCENT, override=OVERRIDE)
+    again = put(client, model)
+    assert (again.status_code, again.json()["gate"]["outcome"]) == (200, "overridden")
+    assert len(history(client)) == 1
+    assert put(client, model, constraint={"escape": {"max_rate": 0.5}}).status_code == 409
+
+
 def test_rolling_back_twice_goes_two_models_back_and_never_to_one_given_up(
     client: TestClient, add_model: AddModel
 ) -> None:

@@ -15,7 +15,7 @@ from models import BundleInfo
 from service.database.tables import Deployment, DeploymentEvent, ShadowRun
 from service.deployment_resources import Constraint, Gate, Keeping, Override, ShadowWish
 from service.errors import Conflict, NotFound
-from service.promotion import ConstraintNotMet, judge
+from service.promotion import judge, refusal
 
 DEFAULT_NAME = "default"
 # A rollback is for hours and days; who wants an older model names it.
@@ -320,7 +320,7 @@ def _passed(
     override = promotion.override or known_override
     gate = judge(promotion.info, constraint, override)
     if gate.outcome == "refused":
-        raise ConstraintNotMet(name, promotion.model_id, gate)
+        raise refusal(name, promotion.model_id, gate)
     return gate
 
 

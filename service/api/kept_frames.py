@@ -20,7 +20,7 @@ from service.api.dependencies import (
     StorageDependency,
     WriteSession,
 )
-from service.api.deployments import AuthoredRequest, Name, User, told
+from service.api.deployments import AuthoredRequest, Because, Name, User, named, told
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import KeptFrame
 from service.datasets.incoming import IncomingFile
@@ -32,6 +32,7 @@ from service.deployment_resources import (
     KeepingResource,
     KeptFrameResource,
 )
+from service.deployments import Author
 from service.errors import FilesRejected, NotFound
 from service.kept_frames import Cause
 from service.ledger.recorder import PredictionRecorder
@@ -52,10 +53,6 @@ class KeepingRequest(Keeping, AuthoredRequest):
         extra="forbid",
         json_schema_extra={"examples": [{"ng": True, "uncertain": {"margin": 0.1}}]},
     )
-
-
-class KeepingEndRequest(AuthoredRequest):
-    """Why no more frames are kept."""
 
 
 class FromKeptRequest(BaseModel):
@@ -102,7 +99,7 @@ def put_keeping(
 ) -> DeploymentResource:
     """Keep NG frames, uncertain ones or both from now on, as many as the bounds allow."""
     keeping = Keeping.model_validate(body.model_dump(exclude={"by", "reason"}))
-    return _set(writing, recorder, name, body, keeping, user)
+    return _set(writing, recorder, name, keeping, body.author(user))
 
 
 @router.delete("/deployments/{name}/keep")
@@ -110,11 +107,11 @@ def delete_keeping(
     name: Name,
     writing: WriteSession,
     recorder: RecorderDependency,
-    body: KeepingEndRequest | None = None,
     user: User = None,
+    reason: Because = None,
 ) -> DeploymentResource:
     """Keep no more frames; those that are there go by the default bounds, after thirty days."""
-    return _set(writing, recorder, name, body or KeepingEndRequest(), None, user)
+    return _set(writing, recorder, name, None, Author(named(user), reason))
 
 
 @router.get("/deployments/{name}/frames")
@@ -229,9 +226,8 @@ def _set(
     writing: Session,
     recorder: PredictionRecorder,
     name: str,
-    body: AuthoredRequest,
     keeping: Keeping | None,
-    user: str | None,
+    author: Author,
 ) -> DeploymentResource:
     deployment = deployments.get(writing, name)
     wish = None if keeping is None else keeping.model_dump(mode="json")
@@ -240,6 +236,6 @@ def _set(
     deployment.keeping = wish
     writing.flush()
     event = deployments.record(
-        writing, deployment, "keeping_changed", body.author(user), details={"keep": wish}
+        writing, deployment, "keeping_changed", author, details={"keep": wish}
     )
     return told(writing, recorder, deployment, event)

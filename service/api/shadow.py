@@ -14,7 +14,7 @@ from service.api.dependencies import (
     RecorderDependency,
     WriteSession,
 )
-from service.api.deployments import AuthoredRequest, Name, User, told
+from service.api.deployments import AuthoredRequest, Because, Name, User, named, told
 from service.api.kept_frames import kept_resource
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import KeptFrame, ShadowCount, ShadowRun
@@ -25,6 +25,7 @@ from service.deployment_resources import (
     ShadowResource,
     ShadowWish,
 )
+from service.deployments import Author
 from service.errors import InvalidRequest, NotFound
 from service.follow_up import FollowUp
 
@@ -40,10 +41,6 @@ class ShadowRequest(ShadowWish, AuthoredRequest):
         extra="forbid",
         json_schema_extra={"examples": [{"model": "mdl_4k7z1m9q2w8x5v3t", "sample_rate": 0.2}]},
     )
-
-
-class ShadowEndRequest(AuthoredRequest):
-    """Why a shadow model is taken away."""
 
 
 @router.get(_PATH)
@@ -88,15 +85,14 @@ def delete_shadow(
     name: Name,
     writing: WriteSession,
     recorder: RecorderDependency,
-    body: ShadowEndRequest | None = None,
     user: User = None,
+    reason: Because = None,
 ) -> DeploymentResource:
     """Take the shadow model away; what it found stays."""
     deployment = deployments.get(writing, name)
     run = shadow.end(writing, deployment)
-    author = (body or ShadowEndRequest()).author(user)
     event = deployments.record(
-        writing, deployment, "shadow_off", author, details={"shadow": run.wish}
+        writing, deployment, "shadow_off", Author(named(user), reason), details={"shadow": run.wish}
     )
     return told(writing, recorder, deployment, event)
 

@@ -14,6 +14,7 @@ import typer
 from service import cli_deployments, cli_ledger, cli_weights, report_commands
 from service.cli_comparisons import compare
 from service.cli_options import DEFAULT_URL, Url, exit_with
+from service.cli_predict import predict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from service.client import HairlineClient
     from service.errors import FileOutcome
     from service.folder_upload import FolderFiles
-    from service.resources import Prediction
 
 app = typer.Typer(
     help="Training and inference for high-resolution industrial defect detection.",
@@ -218,6 +218,7 @@ def _rejection(outcome: "FileOutcome") -> str:
 report_commands.add_to(app)
 cli_deployments.add_to(app)
 app.command()(compare)
+app.command()(predict)
 
 
 @app.command()
@@ -258,32 +259,6 @@ def export(
         except (HairlineError, OSError) as error:
             raise exit_with(f"{version} was not exported: {error}") from error
     typer.echo(f"{target}: {target.stat().st_size} bytes")
-
-
-@app.command()
-def predict(
-    frames: Annotated[list[Path], typer.Argument(help="Pictures to inspect.")],
-    deployment: Annotated[str, typer.Option(help="The name that is served.")] = "default",
-    model: Annotated[str | None, typer.Option(help="A model by its id instead.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    url: Url = DEFAULT_URL,
-) -> None:
-    """Ask for the verdict on each picture; the exit status is 2 if any is not OK."""
-    from service.client import HairlineClient, HairlineError
-
-    all_ok = True
-    with HairlineClient(url) as client:
-        for frame in frames:
-            try:
-                answer = client.predict(
-                    frame, deployment=None if model else deployment, model=model
-                )
-            except (HairlineError, OSError) as error:
-                raise exit_with(f"{frame}: {error}") from error
-            typer.echo(answer.model_dump_json() if as_json else _verdict_line(frame, answer))
-            all_ok = all_ok and answer.verdict == "OK"
-    if not all_ok:
-        raise typer.Exit(2)
 
 
 @app.command()
@@ -353,13 +328,6 @@ def _dataset_id(
                 )
             return dataset.id
     return client.create_dataset(name, classes=classes, bayer=bayer).id
-
-
-def _verdict_line(frame: Path, answer: "Prediction") -> str:
-    found = ", ".join(
-        f"{defect.class_name} {defect.score:.2f} at {defect.box}" for defect in answer.defects
-    )
-    return f"{answer.verdict}\t{frame}\t{found}".rstrip()
 
 
 if __name__ == "__main__":

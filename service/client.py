@@ -11,6 +11,7 @@ with HairlineClient("http://127.0.0.1:8000") as hairline:
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,10 +31,14 @@ from service.resources import (
     JobResource,
     MetricsRecord,
     ModelResource,
+    PartPrediction,
     Prediction,
 )
 
 __all__ = ["HairlineClient", "HairlineError"]
+
+# The service answers by the deadline; what is later than this was lost on the way.
+_ANSWER_GRACE_S = 1.0
 
 
 class HairlineClient(DatasetCalls, ComparisonCalls, DeploymentCalls, EngineCalls):
@@ -182,19 +187,87 @@ class HairlineClient(DatasetCalls, ComparisonCalls, DeploymentCalls, EngineCalls
         model: str | None = None,
         include: Sequence[str] = (),
         deadline_ms: float | None = None,
+        part_id: str | None = None,
+        patience_s: float = 0.0,
     ) -> Prediction:
-        """Inspect one frame; without a name or a model the deployment ``default`` is asked."""
-        query: JsonObject = {
-            "deployment": deployment,
-            "model": model,
-            "include": ",".join(include) or None,
-            "deadline_ms": deadline_ms,
-        }
-        asked = {name: value for name, value in query.items() if value is not None}
-        with frame.open("rb") as file:
-            parts = {"file": (frame.name, file, "application/octet-stream")}
-            answer = self._transport.call("POST", "/predict", params=asked, files=parts)
+        """Inspect one frame; without a name or a model the deployment ``default`` is asked.
+
+        Args:
+            frame: A picture's file.
+            deployment: A name that is served.
+            model: A model by its id instead.
+            include: Pictures, or ``rle``, wanted beside the verdict.
+            deadline_ms: After it the verdict is ``NOT_INSPECTED``; the call itself gives up a
+                little later.
+            part_id: The part that is shown.
+            patience_s: How long to come again while the service's queue is full.
+        """
+        asked = _asked(deployment, model, include, deadline_ms) | _known(part_id=part_id)
+        answer = self._inspect("/predict", [frame], asked, deadline_ms, patience_s)
         return Prediction.model_validate(answer)
+
+    def predict_part(
+        self,
+        part_id: str,
+        frames: Sequence[Path],
+        *,
+        deployment: str | None = None,
+        model: str | None = None,
+        include: Sequence[str] = (),
+        deadline_ms: float | None = None,
+        patience_s: float = 0.0,
+    ) -> PartPrediction:
+        """Inspect all frames of one part, which get one verdict; else as `predict`."""
+        asked = _asked(deployment, model, include, deadline_ms) | {"part_id": part_id}
+        answer = self._inspect("/predict/part", frames, asked, deadline_ms, patience_s)
+        return PartPrediction.model_validate(answer)
+
+    def _inspect(
+        self,
+        path: str,
+        frames: Sequence[Path],
+        asked: JsonObject,
+        deadline_ms: float | None,
+        patience_s: float,
+    ) -> JsonObject:
+        limits = {} if deadline_ms is None else {"timeout": deadline_ms / 1000 + _ANSWER_GRACE_S}
+        give_up_s = time.monotonic() + patience_s
+        while True:
+            with ExitStack() as files:
+                parts = [
+                    (
+                        "file",
+                        (
+                            frame.name,
+                            files.enter_context(frame.open("rb")),
+                            "application/octet-stream",
+                        ),
+                    )
+                    for frame in frames
+                ]
+                try:
+                    return self._transport.call("POST", path, params=asked, files=parts, **limits)
+                except HairlineError as error:
+                    # A refused frame was not inspected, so asking again inspects it once.
+                    pause_s = error.retry_after_s
+                    if pause_s is None or time.monotonic() + pause_s > give_up_s:
+                        raise
+            time.sleep(pause_s)
+
+
+def _asked(
+    deployment: str | None, model: str | None, include: Sequence[str], deadline_ms: float | None
+) -> JsonObject:
+    return _known(
+        deployment=deployment,
+        model=model,
+        include=",".join(include) or None,
+        deadline_ms=deadline_ms,
+    )
+
+
+def _known(**query: Any) -> JsonObject:
+    return {name: value for name, value in query.items() if value is not None}
 
 
 def _job(job_id: str) -> str:

@@ -1,6 +1,7 @@
 """How the client talks HTTP: requests, pages, server-sent events, and one error for all of it."""
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,11 @@ import httpx
 JsonObject = dict[str, Any]
 # One upload of many large frames over a slow line takes minutes.
 DEFAULT_TIMEOUT_S = 300.0
+# The service keeps idle connections for 75 s; one that it is about to close must not be used again.
+_KEEP_ALIVE_S = 60.0
+# A service that restarts is away for a moment.
+_RETRY_PAUSES_S = (0.1, 0.4)
+_REFUSED_FOR_NOW = frozenset({429, 503})
 
 # Bytes that have arrived, and those of the whole; None if the service does not say.
 Progress = Callable[[int, int | None], object]
@@ -24,13 +30,18 @@ class HairlineError(Exception):
         status: HTTP status; None when there was no answer.
         problem: The answer's problem, with ``code``, ``detail`` and where known ``file``, ``where``
             and ``hint``.
+        retry_after_s: When to come again, of a request that was refused only for now and changed
+            nothing.
     """
 
-    def __init__(self, status: int | None, problem: JsonObject) -> None:
+    def __init__(
+        self, status: int | None, problem: JsonObject, retry_after_s: float | None = None
+    ) -> None:
         hint = problem.get("hint")
         super().__init__(str(problem.get("detail")) + (f" ({hint})" if hint else ""))
         self.status = status
         self.problem = problem
+        self.retry_after_s = retry_after_s
 
     @property
     def code(self) -> str:
@@ -41,13 +52,17 @@ class HairlineError(Exception):
 class Transport:
     """Sends requests to one service; every method raises `HairlineError` when it fails.
 
+    A request is sent again only where that can't do anything twice: when no connection came about,
+    or when one that only reads lost its answer.
+
     Args:
         base_url: Where the service listens.
         timeout_s: For each request.
     """
 
     def __init__(self, base_url: str, timeout_s: float) -> None:
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s)
+        limits = httpx.Limits(keepalive_expiry=_KEEP_ALIVE_S)
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, limits=limits)
 
     def close(self) -> None:
         """Close the connections."""
@@ -65,10 +80,20 @@ class Transport:
             options: httpx's.
         """
         with _transport_errors():
-            response = self._http.request(method, path, **options)
+            response = self._request(method, path, options)
         if response.status_code not in accepted:
             _check(response)
         return response
+
+    def _request(self, method: str, path: str, options: JsonObject) -> httpx.Response:
+        for pause_s in _RETRY_PAUSES_S:
+            try:
+                return self._http.request(method, path, **options)
+            except httpx.TransportError as error:
+                if not _may_be_sent_again(method, error):
+                    raise
+            time.sleep(pause_s)
+        return self._http.request(method, path, **options)
 
     def call(self, method: str, path: str, **options: Any) -> JsonObject:
         """Return the JSON object that answers a request; ``options`` are those of `send`."""
@@ -148,6 +173,13 @@ def _transport_errors() -> Iterator[None]:
         raise HairlineError(None, problem) from error
 
 
+def _may_be_sent_again(method: str, error: httpx.TransportError) -> bool:
+    if isinstance(error, httpx.ConnectError):
+        return True
+    lost = isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError)
+    return lost and method == "GET"
+
+
 def _check(response: httpx.Response) -> None:
     if response.is_success:
         return
@@ -157,7 +189,13 @@ def _check(response: httpx.Response) -> None:
         problem = None
     if not isinstance(problem, dict) or "code" not in problem:
         problem = _no_hairline(response)
-    raise HairlineError(response.status_code, problem)
+    raise HairlineError(response.status_code, problem, _retry_after_s(response))
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    told = response.headers.get("Retry-After", "")
+    is_told = response.status_code in _REFUSED_FOR_NOW and told.isascii() and told.isdecimal()
+    return float(told) if is_told else None
 
 
 def _no_hairline(response: httpx.Response) -> JsonObject:

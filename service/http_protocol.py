@@ -7,7 +7,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 # A head is a packet or two; a line's network that needs longer for it has broken down.
 HEAD_TIMEOUT_S = 10.0
 # Once its answer is given, how long the rest of a refused body may take to arrive.
-_DRAIN_TIMEOUT_S = 10.0
+DRAIN_TIMEOUT_S = 10.0
 # Addresses, tokens and traces take a few thousand bytes; the parser has no limit of its own.
 MAX_HEAD_BYTES = 64 * 1024
 # A line that pauses for a minute need not connect anew.
@@ -18,8 +18,14 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     """Closes connections whose request head is slow or huge, or whose refused body never ends.
 
     Bodies that are wanted are timed by `service.api.slow_bodies`, which can answer for them.
+
+    Attributes:
+        head_timeout_s: How long a head may take.
+        drain_timeout_s: How long the rest of a body may take once its answer is given.
     """
 
+    head_timeout_s = HEAD_TIMEOUT_S
+    drain_timeout_s = DRAIN_TIMEOUT_S
     _awaits_head = True
     _head_bytes = 0
     _timer: asyncio.TimerHandle | None = None
@@ -27,7 +33,7 @@ class GuardedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # As in uvicorn.
         """Expect a head."""
         super().connection_made(transport)
-        self._start_timer(HEAD_TIMEOUT_S)
+        self._start_timer(self.head_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing any more."""
@@ -38,9 +44,9 @@ class GuardedHttpProtocol(HttpToolsProtocol):
         """Parse what came, and close the connection if it is too much of a head."""
         if self._awaits_head:
             self._head_bytes += len(data)
-            self._start_timer(HEAD_TIMEOUT_S)
+            self._start_timer(self.head_timeout_s)
         elif self.cycle is not None and self.cycle.response_complete:
-            self._start_timer(_DRAIN_TIMEOUT_S)
+            self._start_timer(self.drain_timeout_s)
         super().data_received(data)
         if self._awaits_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 # Weights take tens of megabytes, the activations of one frame of 5 megapixels gigabytes, so memory
 # is decided by the one forward at a time; this only bounds a long life with many models.
-_WARM_MODELS = 3
+_WARM_MODELS = 8
 
 
 class InferenceEngine:
@@ -38,6 +38,9 @@ class InferenceEngine:
 
     Side effects: starts a thread; `close` ends it.
     """
+
+    # How many models stay loaded.
+    capacity = _WARM_MODELS
 
     def __init__(self, storage: Storage, device: str, queue: FrameQueue | None = None) -> None:
         self._storage = storage

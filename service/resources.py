@@ -327,7 +327,7 @@ class Prediction(_Resource):
     ledger_sequence: int | None = Field(
         default=None,
         description="The entry of the ledger that records this; null, with a warning, if the disk "
-        "would not take it.",
+        "would not take it, or not by the deadline.",
     )
     request_id: str
 

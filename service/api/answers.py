@@ -32,7 +32,7 @@ class Answers:
 
     def frame(self, draft: Draft, wish: Wish, model: BundleInfo) -> Prediction:
         """Return one frame's answer, with its place in the ledger."""
-        answer = self._recorder.record(prediction_of(draft, wish), model)
+        answer = self._recorder.record(prediction_of(draft, wish), model, wish.deadline_s)
         self._metrics.count(answer)
         self._follow(draft, wish, answer)
         return answer
@@ -62,7 +62,7 @@ class Answers:
             timings_ms={"total": 1000 * (time.perf_counter() - wish.begin_s)},
             request_id=wish.request_id,
         )
-        answer = self._recorder.record_part(answer, wish.model_id, wish.deployment)
+        answer = self._recorder.record_part(answer, wish.model_id, wish.deployment, wish.deadline_s)
         self._metrics.count_part(answer.verdict, wish.deployment)
         return answer
 

@@ -40,6 +40,7 @@ from service.api.frame_threads import FrameThreads
 from service.api.inspections import FrameInspections
 from service.api.request_id import RequestIdMiddleware
 from service.api.slow_bodies import SlowBodyMiddleware
+from service.api.warm_start import WarmStart
 from service.database import migrate
 from service.database.engine import open_engine, session_factory
 from service.datasets.imports import ABANDONED_AFTER_S
@@ -118,6 +119,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _add_prediction(app: FastAPI) -> None:
     inference: InferenceEngine = app.state.inference
+    app.state.warm_start = WarmStart(app.state.read_sessions, inference)
     app.state.metrics = ServingMetrics(lambda: len(inference.queue))
     app.state.frame_threads = FrameThreads()
     app.state.inspections = FrameInspections(
@@ -156,9 +158,11 @@ def _describe_problems(app: FastAPI) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await anyio.to_thread.run_sync(migrate.upgrade, app.state.engine)
+    app.state.warm_start.start()
     await anyio.to_thread.run_sync(_clear_abandoned, app)
     await anyio.to_thread.run_sync(app.state.follow_up.keeper.prune_all)
     yield
+    await anyio.to_thread.run_sync(app.state.warm_start.close)
     await anyio.to_thread.run_sync(app.state.measurer.close)
     await anyio.to_thread.run_sync(app.state.inference.close)
     await anyio.to_thread.run_sync(app.state.frame_threads.close)

@@ -11,6 +11,7 @@ from service.api.answers import Answers
 from service.api.archive_pieces import ArchivePieces
 from service.api.frame_threads import FrameThreads
 from service.api.inspections import FrameInspections
+from service.api.warm_start import WarmStart
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.preview_store import PreviewStore
 from service.follow_up import FollowUp
@@ -99,6 +100,12 @@ def get_measurer(request: Request) -> FrameMeasurer:
     return measurer
 
 
+def get_warm_start(request: Request) -> WarmStart:
+    """Return what loads the deployed models at the start."""
+    warm_start: WarmStart = request.app.state.warm_start
+    return warm_start
+
+
 def get_read_session(request: Request) -> Iterator[Session]:
     """Yield a session that never waits for a writer and never commits."""
     sessions: sessionmaker[Session] = request.app.state.read_sessions
@@ -133,3 +140,4 @@ PreviewsDependency = Annotated[PreviewStore, Depends(get_previews)]
 RecorderDependency = Annotated[PredictionRecorder, Depends(get_recorder)]
 SettingsDependency = Annotated[Settings, Depends(get_settings)]
 StorageDependency = Annotated[Storage, Depends(get_storage)]
+WarmStartDependency = Annotated[WarmStart, Depends(get_warm_start)]

@@ -5,7 +5,12 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from service.api.dependencies import EngineDependency, SettingsDependency, StorageDependency
+from service.api.dependencies import (
+    EngineDependency,
+    SettingsDependency,
+    StorageDependency,
+    WarmStartDependency,
+)
 from service.database.migrate import is_current
 from service.errors import NotReady
 from service.worker.presence import seen_within
@@ -27,12 +32,22 @@ def get_health() -> Health:
 
 @router.get("/readyz")
 def get_readiness(
-    engine: EngineDependency, storage: StorageDependency, settings: SettingsDependency
+    engine: EngineDependency,
+    storage: StorageDependency,
+    settings: SettingsDependency,
+    warm_start: WarmStartDependency,
 ) -> Health:
-    """Answer whether the database is migrated, the storage writable and a worker at work."""
+    """Answer whether database, storage, deployed models and a worker are ready."""
     if not is_current(engine):
         raise NotReady("database_not_migrated", "the database has another schema than this version")
     storage.check_writable()
+    if not warm_start.is_done:
+        raise NotReady(
+            "models_loading",
+            "the deployed models are being loaded",
+            hint="frames are answered already, but not within the deadlines of a loaded model",
+            retry_after_s=1,
+        )
     # Two renewals may be late before the lease itself runs out.
     if not seen_within(storage.root, settings.lease_s):
         raise NotReady(

@@ -23,6 +23,7 @@ from service.api.dependencies import (
     ReadSession,
     SettingsDependency,
     StorageDependency,
+    WarmStartDependency,
 )
 from service.api.frame_body import UploadedFrame, read_body
 from service.api.health import get_readiness
@@ -145,10 +146,13 @@ def get_live() -> dict[str, bool]:
 
 @router.get("/health/ready")
 def get_ready(
-    engine: EngineDependency, storage: StorageDependency, settings: SettingsDependency
+    engine: EngineDependency,
+    storage: StorageDependency,
+    settings: SettingsDependency,
+    warm_start: WarmStartDependency,
 ) -> dict[str, bool]:
     """Answer whether the service can do its work, as ``/readyz`` does."""
-    get_readiness(engine, storage, settings)
+    get_readiness(engine, storage, settings, warm_start)
     return {"ready": True}
 
 

@@ -23,6 +23,11 @@ Start = Callable[[], RunningService]
 
 # As docs/predict.md states it, for a machine that is not overloaded.
 MARGIN_S = 0.05
+# At the deadline one thread wakes another: the event loop, and the one that makes the answer.
+WAKES_UNTIL_SPELLED = 2
+# Then the one that writes the ledger, and back over the one that makes the answer and the loop to
+# the client; and the loop was woken before all of this by the request, on the client's clock.
+WAKES_UNTIL_RECEIVED = 7
 SIDE_PX = 640
 CLIENTS = 12
 FRAMES_PER_CLIENT = 6
@@ -100,15 +105,16 @@ def test_no_answer_is_late_and_no_late_one_is_ok(start_service: Start) -> None:
     given = [answer for answer in answers if answer.status == 200]
     verdicts = [answer.verdict for answer in given]
     latest_s = max(answer.elapsed_s - answer.deadline_s for answer in given)
+    latest_as_served_s = max(answer.served_s - answer.deadline_s for answer in given)
     logger.info(
         "%.3f s a frame; %d answers, %d OK; the latest %.4f s after its deadline, "
         "%.4f s as served; this machine woke a bare thread %.4f s late",
         *(frame_s, len(given), verdicts.count("OK"), latest_s),
-        *(max(answer.served_s - answer.deadline_s for answer in given), lag.worst_s),
+        *(latest_as_served_s, lag.worst_s),
     )
     assert set(verdicts) == {"OK", "NOT_INSPECTED"}, "the load must be neither light nor hopeless"
     for answer in given:
         assert answer.verdict == "NOT_INSPECTED" or answer.served_s <= answer.deadline_s
-    # The service is woken once at the deadline, and the client once by the answer: what the machine
-    # withholds from any thread is not the service's.
-    assert latest_s <= MARGIN_S + 2 * lag.worst_s
+    # What the machine withholds from any thread is not the service's.
+    assert latest_as_served_s <= MARGIN_S + WAKES_UNTIL_SPELLED * lag.worst_s
+    assert latest_s <= MARGIN_S + WAKES_UNTIL_RECEIVED * lag.worst_s

@@ -35,6 +35,8 @@ IS_LONG = "HAIRLINE_HOSTILE_REQUESTS" in os.environ
 # Of all requests, made from the API's own description; the rest are bytes that break HTTP too.
 DESCRIBED = REQUESTS // 3
 SLOW_SENDERS = 20
+# For a machine that is busy with other tests.
+PATIENCE_S = 60.0
 # Resident memory may grow while threads start and caches fill.  By the slope over the second half
 # of the requests all of them may not add more than this: a leak of 13 KiB a request of 5000.
 MAX_GROWTH_BYTES = 64 * 1024**2
@@ -67,7 +69,6 @@ class SlowSenders:
             socket.create_connection((str(address.hostname), int(address.port or 80)))
             for _ in range(count)
         ]
-        self.begun_s = time.monotonic()
 
     def drip(self) -> int:
         """Send a byte on each and return how many are still open."""
@@ -176,9 +177,10 @@ def test_hostile_requests_fail_nothing_and_leave_nothing_behind(service: Running
         *(watched.memory_bytes[0], watched.memory_bytes[-1]),
     )
     assert growth * watched.count <= MAX_GROWTH_BYTES
-    # The described requests took longer than a head may.
-    assert time.monotonic() > slow.begun_s + HEAD_TIMEOUT_S
-    assert slow.drip() == 0, "slow senders are let wait for ever"
+    end_s = time.monotonic() + HEAD_TIMEOUT_S + PATIENCE_S
+    while slow.drip():
+        assert time.monotonic() < end_s, "slow senders are let wait for ever"
+        time.sleep(0.5)
     slow.close()
     answer = httpx.get(f"{service.url}/healthz", timeout=60)
     assert answer.status_code == 200

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import tarfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,8 @@ from fastapi.testclient import TestClient
 from pycocotools import mask as coco
 
 from models import FrozenModel, load_bundle, write_bundle
+from service.api.app import create_app
+from service.settings import Settings
 from service.storage import Storage
 from tests.oracles.bayer import demosaiced, mosaic_of
 
@@ -105,6 +108,30 @@ def test_pictures_come_at_the_size_of_the_frame_and_only_when_asked(
         "probabilities/pit": (HEIGHT, WIDTH, np.uint16),
         "probabilities/scratch": (HEIGHT, WIDTH, np.uint16),
     }
+
+
+def test_a_restarted_service_has_its_models_loaded_when_it_says_so(
+    settings: Settings, client: TestClient, served: str, add_model: Callable[..., str]
+) -> None:
+    damaged = add_model("b")
+    assert client.put("/deployments/line-2", json={"model": damaged}).status_code == 201
+    (Storage(settings.storage_dir).bundle_dir(damaged) / "weights.safetensors").write_bytes(b"")
+    with TestClient(create_app(settings)) as restarted:
+        end_s = time.monotonic() + 60
+        while restarted.get("/readyz").json()["code"] == "models_loading":
+            assert time.monotonic() < end_s
+        assert isinstance(restarted.app, FastAPI)
+        assert [*restarted.app.state.inference._warm] == [served]
+        # Only the worker is missing, and not for ever the model that can't be loaded.
+        assert restarted.get("/readyz").json()["code"] == "no_worker"
+
+
+def test_training_on_the_machine_is_told_of_each_frame(
+    client: TestClient, served: str, storage: Storage, pixels: Any
+) -> None:
+    assert not storage.serving_mark.exists()
+    client.post("/predict", files={"file": ("a.png", png(pixels))})
+    assert time.time() - storage.serving_mark.stat().st_mtime < 60
 
 
 # pycocotools has not followed numpy 2 in what it hands out.

@@ -16,6 +16,8 @@ from service.jobs.spec import JobSpec
 from service.jobs.states import JobStatus
 from service.storage import Storage
 from service.worker.worker import Worker
+from training.run_directory import RunDirectory
+from training.yielding import read_yielding
 
 MakeWorker = Callable[..., Worker]
 PATIENCE_S = 30.0
@@ -221,6 +223,22 @@ def test_a_run_that_finished_while_no_worker_lived_becomes_a_model(
     job = reach(new_worker("die"), jobs, job_id, JobStatus.SUCCEEDED)
     assert jobs.starts(job_id) == 1
     assert job.model_id is not None
+
+
+def test_training_is_asked_to_make_way_for_serving_unless_that_is_switched_off(
+    jobs: Jobs, new_worker: MakeWorker, storage: Storage
+) -> None:
+    worker, job_id = new_worker("wait", "finish"), jobs.create()
+    reach(worker, jobs, job_id, JobStatus.RUNNING)
+    request = RunDirectory(storage.run_dir(job_id)).yield_request
+    asked = read_yielding(request)
+    assert asked.mark == storage.serving_mark
+    assert asked.longest_pause_s == worker._settings.training_longest_pause_s > 0
+
+    os.kill(jobs.pid(job_id), signal.SIGKILL)
+    worker._settings = worker._settings.model_copy(update={"training_longest_pause_s": 0.0})
+    reach(worker, jobs, job_id, JobStatus.SUCCEEDED)
+    assert not request.exists()
 
 
 def test_a_worker_trains_one_job_at_a_time(jobs: Jobs, new_worker: MakeWorker) -> None:

@@ -116,10 +116,11 @@ class DeploymentCalls:
             self._transport.call("GET", _deployment(name) + "/shadow")
         )
 
-    def end_shadow(self, name: str) -> DeploymentResource:
+    def end_shadow(
+        self, name: str, *, by: str | None = None, reason: str | None = None
+    ) -> DeploymentResource:
         """Take the shadow model away; what it found stays."""
-        answer = self._transport.call("DELETE", _deployment(name) + "/shadow")
-        return DeploymentResource.model_validate(answer)
+        return self._end(_deployment(name) + "/shadow", by, reason)
 
     def disagreements(self, name: str) -> Iterator[KeptFrameResource]:
         """Yield frames that the shadow model answered otherwise, newest first."""
@@ -137,10 +138,11 @@ class DeploymentCalls:
             self._transport.call("GET", _deployment(name) + "/keep")
         )
 
-    def keep_no_frames(self, name: str) -> DeploymentResource:
+    def keep_no_frames(
+        self, name: str, *, by: str | None = None, reason: str | None = None
+    ) -> DeploymentResource:
         """Keep no more frames."""
-        answer = self._transport.call("DELETE", _deployment(name) + "/keep")
-        return DeploymentResource.model_validate(answer)
+        return self._end(_deployment(name) + "/keep", by, reason)
 
     def kept_frames(self, name: str, cause: str | None = None) -> Iterator[KeptFrameResource]:
         """Yield kept frames, newest first; without a cause the NG and uncertain ones."""
@@ -164,6 +166,12 @@ class DeploymentCalls:
         body = {"deployment": name, **_told(frames=numbers, cause=cause)}
         path = path_of("datasets", dataset_id, "images") + ":from-kept"
         return UploadResource.model_validate(self._transport.call("POST", path, json=body))
+
+    def _end(self, path: str, by: str | None, reason: str | None) -> DeploymentResource:
+        # What is deleted has no body; HTTP's headers take no letters beyond Latin-1.
+        headers = {} if by is None else {"X-Hairline-User": by.encode()}
+        answer = self._transport.call("DELETE", path, params=_told(reason=reason), headers=headers)
+        return DeploymentResource.model_validate(answer)
 
 
 def _told(**members: Any) -> JsonObject:

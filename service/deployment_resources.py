@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-Rate = Annotated[float, Field(gt=0, lt=1)]
-Confidence = Annotated[float, Field(gt=0.5, lt=1)]
+# One in a million would take millions of parts to prove: what is smaller is a slip of the pen.
+Rate = Annotated[float, Field(ge=1e-6, lt=1)]
+Confidence = Annotated[float, Field(gt=0.5, le=1 - 1e-6)]
 Person = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000)]
 ModelId = Annotated[str, Field(min_length=1, max_length=32)]
@@ -144,7 +145,7 @@ class Keeping(_Wish):
     ng: bool = True
     uncertain: UncertainWish | None = None
     max_bytes: Annotated[int, Field(gt=0)] = 4 * 1024**3
-    max_age_days: Annotated[float, Field(gt=0)] = 30.0
+    max_age_days: Annotated[float, Field(gt=0, le=36_500)] = 30.0
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> Self:

@@ -15,7 +15,7 @@ from models import BundleInfo
 from service.database.tables import Deployment, DeploymentEvent, ShadowRun
 from service.deployment_resources import Constraint, Gate, Keeping, Override, ShadowWish
 from service.errors import Conflict, NotFound
-from service.promotion import ConstraintNotMet, judge
+from service.promotion import judge, refusal
 
 DEFAULT_NAME = "default"
 # A rollback is for hours and days; who wants an older model names it.
@@ -158,7 +158,7 @@ def put(
     before = session.get(Deployment, name, with_for_update=True)
     known = None if before is None else constraint_of(before)
     constraint = promotion.constraint if promotion.sets_constraint else known
-    gate = _passed(name, promotion, constraint)
+    gate = _passed(name, promotion, constraint, _override_in_force(before, promotion, constraint))
     if before is None:
         deployment = Deployment(name=name, model_id=promotion.model_id, trail=[])
         _take_over(deployment, constraint, gate)
@@ -190,7 +190,8 @@ def check(session: Session, name: str, promotion: Promotion) -> None:
     """
     deployment = session.get(Deployment, name)
     known = None if deployment is None else constraint_of(deployment)
-    _passed(name, promotion, promotion.constraint if promotion.sets_constraint else known)
+    constraint = promotion.constraint if promotion.sets_constraint else known
+    _passed(name, promotion, constraint, _override_in_force(deployment, promotion, constraint))
 
 
 def previous_model(deployment: Deployment) -> str:
@@ -319,7 +320,7 @@ def _passed(
     override = promotion.override or known_override
     gate = judge(promotion.info, constraint, override)
     if gate.outcome == "refused":
-        raise ConstraintNotMet(name, promotion.model_id, gate)
+        raise refusal(name, promotion.model_id, gate)
     return gate
 
 
@@ -335,6 +336,15 @@ def _step(deployment: Deployment) -> dict[str, Any]:
     if override is None:
         return step
     return {**step, "override": override, "constraint": deployment.promotion_constraint}
+
+
+def _override_in_force(
+    deployment: Deployment | None, promotion: Promotion, constraint: Constraint | None
+) -> Override | None:
+    """Return the override that goes on to hold: of the model and the constraint that stay."""
+    if deployment is None or deployment.model_id != promotion.model_id:
+        return None
+    return _override_before(_step(deployment), constraint)
 
 
 def _override_before(step: dict[str, Any], constraint: Constraint | None) -> Override | None:

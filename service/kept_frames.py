@@ -29,6 +29,7 @@ Cause = Literal["ng", "uncertain", "disagreement"]
 
 # Each holds a frame and its probabilities.
 _WAITING_FRAMES = 8
+_ROWS_AT_A_TIME = 8
 _PRUNE_EVERY = timedelta(minutes=10)
 
 
@@ -276,7 +277,9 @@ def _beyond(
     count, byte_count = total(session, deployment, causes)
     oldest = None if bounds.max_age is None else now_utc() - bounds.max_age
     leaving: list[KeptFrame] = []
-    for row in session.scalars(select(KeptFrame).where(*kept).order_by(KeptFrame.id)):
+    # Mostly one frame goes for one that came: the others' answers are not to be read for that.
+    oldest_first = select(KeptFrame).where(*kept).order_by(KeptFrame.id)
+    for row in session.scalars(oldest_first.execution_options(yield_per=_ROWS_AT_A_TIME)):
         is_within = byte_count <= bounds.max_bytes and (
             bounds.max_frames is None or count <= bounds.max_frames
         )

@@ -32,16 +32,30 @@ class ConstraintNotMet(Conflict):
         gate: What is asked, what is proven and what is missing.
     """
 
-    def __init__(self, deployment: str, model_id: str, gate: Gate) -> None:
-        first = gate.shortfalls[0]
-        lacking = "; ".join(shortfall.detail for shortfall in gate.shortfalls)
-        super().__init__(
-            "constraint_not_met",
-            f"{model_id} does not prove what deployment {deployment!r} asks: {lacking}",
-            where="/model",
-            hint=_remedy(first, model_id),
-        )
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        file: str | None = None,
+        where: str | None = None,
+        hint: str | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(code, detail, file=file, where=where, hint=hint)
         self.gate = gate
+
+
+def refusal(deployment: str, model_id: str, gate: Gate) -> ConstraintNotMet:
+    """Return the error that tells what a refused model lacks, and what to do about it."""
+    lacking = "; ".join(shortfall.detail for shortfall in gate.shortfalls)
+    return ConstraintNotMet(
+        "constraint_not_met",
+        f"{model_id} does not prove what deployment {deployment!r} asks: {lacking}",
+        where="/model",
+        hint=_remedy(gate.shortfalls[0], model_id),
+        gate=gate,
+    )
 
 
 def judge(info: BundleInfo, constraint: Constraint | None, override: Override | None) -> Gate:

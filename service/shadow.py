@@ -10,15 +10,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from service.agreement import Agreement, compare
 from service.background_queue import BackgroundQueue
 from service.database.engine import session_factory
-from service.database.tables import Deployment, ShadowCount, ShadowRun, now_utc
+from service.database.tables import Deployment, KeptFrame, ShadowCount, ShadowRun, now_utc
 from service.deployment_resources import ShadowWish
 from service.errors import Conflict, NotFound
 from service.kept_frames import Bounds, Disagreement, KeptFrames
@@ -66,7 +67,9 @@ class ShadowComparison:
         shadow = answered.served.shadow
         if shadow is None or not is_sampled(answered.prediction, shadow.wish.sample_rate):
             return
-        if not self._queue.offer(answered):
+        # Probabilities are large, and nobody needs them here.
+        inspection = replace(answered.inspection, probabilities=None)
+        if not self._queue.offer(replace(answered, inspection=inspection)):
             self._drop(shadow.run_id, answered)
 
     def last_error(self, run_id: int) -> str | None:
@@ -194,6 +197,16 @@ def counts_of(session: Session, run_id: int) -> list[ShadowCount]:
     """Return what became of a run's frames, for each model that was served meanwhile."""
     rows = select(ShadowCount).where(ShadowCount.shadow_run_id == run_id)
     return list(session.scalars(rows.order_by(ShadowCount.served_model_id)))
+
+
+def disagreements(session: Session, run: ShadowRun) -> int:
+    """Return how many frames are kept on which a run's answers differ."""
+    kept = select(func.count()).where(
+        KeptFrame.deployment == run.deployment,
+        KeptFrame.cause == "disagreement",
+        KeptFrame.shadow_run_id == run.id,
+    )
+    return session.scalar(kept) or 0
 
 
 def _current(session: Session, deployment: Deployment) -> ShadowRun | None:

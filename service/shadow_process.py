@@ -18,9 +18,10 @@ logger = logging.getLogger(__name__)
 # A process that died, or did not answer, is not started again sooner: starting takes a core for
 # seconds.
 _PAUSE_S = 30.0
-# A frame of 5 megapixels takes seconds on a processor that others use; the first one also waits for
-# the libraries and the weights.
-_ANSWER_S = 180.0
+# A process that gives way to everything gets a hundredth of a core that others want, and one that
+# has just been started has libraries and weights to load.  Frames are dropped meanwhile.
+_ANSWER_S = 600.0
+_FIRST_ANSWER_S = 3600.0
 
 
 class ShadowFailed(Exception):  # noqa: N818 - the name says what is the case.
@@ -45,6 +46,7 @@ class ShadowProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._start_at_s = 0.0
         self._is_stopped = False
+        self._has_answered = False
 
     def ask(self, model_id: str, frame: LineFrame) -> dict[str, Any]:
         """Return what a model says of a frame: ``verdict``, ``defects`` and ``warnings``.
@@ -62,7 +64,8 @@ class ShadowProcess:
             "bytes": len(frame.raw),
             "layout": None if frame.layout is None else asdict(frame.layout),
         }
-        timer = threading.Timer(_ANSWER_S, process.kill)
+        limit_s = _ANSWER_S if self._has_answered else _FIRST_ANSWER_S
+        timer = threading.Timer(limit_s, process.kill)
         timer.start()
         try:
             process.stdin.write(json.dumps(header).encode() + b"\n" + frame.raw)
@@ -73,7 +76,8 @@ class ShadowProcess:
         finally:
             timer.cancel()
         if not line.endswith(b"\n"):
-            raise self._gone(process)
+            raise self._gone(process, limit_s)
+        self._has_answered = True
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise ShadowFailed(answer["error"])
@@ -106,6 +110,7 @@ class ShadowProcess:
         if time.monotonic() < self._start_at_s:
             raise ShadowFailed("its process ended and is not started again so soon")
         self.release()
+        self._has_answered = False
         self._process = subprocess.Popen(  # noqa: S603 - our own program and number.
             [sys.executable, "-m", "service.shadow_program", str(self._niceness)],
             stdin=subprocess.PIPE,
@@ -116,10 +121,10 @@ class ShadowProcess:
         logger.info("the shadow is process %d", self._process.pid)
         return self._process
 
-    def _gone(self, process: "subprocess.Popen[bytes]") -> ShadowFailed:
+    def _gone(self, process: "subprocess.Popen[bytes]", limit_s: float) -> ShadowFailed:
         process.kill()
         status = process.wait()
         self._start_at_s = time.monotonic() + _PAUSE_S
         self.release()
         logger.warning("the shadow's process ended with %d", status)
-        return ShadowFailed(f"its process ended with {status}, or had no answer in {_ANSWER_S:g} s")
+        return ShadowFailed(f"its process ended with {status}, or had no answer in {limit_s:g} s")

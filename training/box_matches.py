@@ -61,7 +61,7 @@ def match_boxes(frames: Sequence[JudgedFrame], class_index: int) -> ScoredMatche
         mine = frame.found.classes == class_index
         truth = frame.labelled.boxes[frame.labelled.classes == class_index]
         own_scores = frame.found.scores[mine].tolist()
-        places = _places(frame.found.boxes[mine], truth)
+        places = match_places(frame.found.boxes[mine], truth)
         by_place = dict(zip(places, own_scores, strict=True))
         scores += own_scores
         hits += [place >= 0 for place in places]
@@ -79,8 +79,13 @@ def match_boxes(frames: Sequence[JudgedFrame], class_index: int) -> ScoredMatche
     )
 
 
-def _places(reported: NDArray[np.float32], labelled: NDArray[np.float32]) -> list[int]:
-    """Return which labelled box each reported one finds, strongest first; -1 for none."""
+def match_places(reported: NDArray[np.float32], labelled: NDArray[np.float32]) -> list[int]:
+    """Return which labelled box each reported one finds; -1 for none.
+
+    Args:
+        reported: (M, 4), strongest first.
+        labelled: (L, 4) of the same class and frame.
+    """
     overlaps = intersection_over_union(reported, labelled)
     places = []
     for row in overlaps:

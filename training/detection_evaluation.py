@@ -1,6 +1,6 @@
 """A frozen detector on whole frames: choosing the operating point, then judging it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,6 +36,7 @@ def judge_frames(
     frames: Iterable[Frame],
     classes: Sequence[str],
     parts: Mapping[str, str] | None = None,
+    tell: Callable[[Frame, JudgedFrame], None] | None = None,
 ) -> list[JudgedFrame]:
     """Ask a model about each frame and put the labelled boxes beside its own.
 
@@ -46,16 +47,20 @@ def judge_frames(
         frames: One is in memory at a time.
         classes: In the order of the model's classes.
         parts: The part of each frame by its name; a frame that is not in it is a part of its own.
+        tell: Is shown each frame while its pixels are there.
     """
     known = parts or {}
-    return [
-        JudgedFrame(
+    judged_frames = []
+    for frame in frames:
+        judged = JudgedFrame(
             model.detections(frame.pixels),
             labelled_boxes(frame, classes),
             known.get(frame.name, frame.name),
         )
-        for frame in frames
-    ]
+        if tell is not None:
+            tell(frame, judged)
+        judged_frames.append(judged)
+    return judged_frames
 
 
 def choose_box_thresholds(frames: Sequence[JudgedFrame], classes: Sequence[str]) -> OperatingPoint:

@@ -27,6 +27,8 @@ from training.errors import ParityError
 from training.eval_forward import EvalForward
 from training.evaluation import Frames, choose_operating_point, judge, whole_frames
 from training.frame_outcomes import FrameOutcome, OutcomeRecorder
+from training.gallery import Gallery
+from training.judged_boxes import BoxFindings
 from training.part_scores import PartScorer
 from training.performance import TimedModel
 from training.preparation import Prepared
@@ -120,10 +122,12 @@ def judge_detector(
     prepared: Prepared,
     bundle: Bundle,
     tolerance: float,
-    gallery: Path,  # noqa: ARG001 - pictures of boxes are not drawn yet.
+    gallery: Path,
     constraint: EscapeConstraint | None = None,
 ) -> Judged:
     """Freeze a detection bundle, choose its operating point and judge it once.
+
+    Side effects: the worst findings are drawn into the folder ``gallery``.
 
     Raises:
         ParityError: If a score or a box differs by more than the tolerance from the trained
@@ -138,10 +142,13 @@ def judge_detector(
     calibrated = judge_frames(frozen, whole_frames(prepared.calibration), classes)
     point = choose_box_thresholds(calibrated, classes)
     parts = parts_of(prepared.test)
-    tested = judge_frames(frozen, whole_frames(prepared.test), classes, parts)
+    worst = Gallery()
+    tell = BoxFindings(worst, classes, point).add
+    tested = judge_frames(frozen, whole_frames(prepared.test), classes, parts, tell)
     figures = evaluate_detections(tested, classes, point, max_detections=limit)
+    details = {**figures.details, "gallery": worst.write(gallery)}
     baselines = trivial_box_baselines(whole_frames(prepared.test), classes, max_detections=limit)
-    return Judged(parity, point, figures.metrics, figures.details, baselines, frozen.fold_report)
+    return Judged(parity, point, figures.metrics, details, baselines, frozen.fold_report)
 
 
 def _segmentation_parity(

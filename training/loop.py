@@ -293,6 +293,7 @@ class TrainingLoop:
 
     def _look_at_calibration(self) -> None:
         """Judge the weights on the calibration frames and keep them if they are the best so far."""
+        release_memory()
         state, average = self.state, self.trained.average
         shown = average.applied_to(self.prepared.network) if average else contextlib.nullcontext()
         with shown:
@@ -340,6 +341,7 @@ class TrainingLoop:
         self._checkpointed_s = time.monotonic()
 
     def _save(self, directory: Path) -> None:
+        release_memory()
         content = checkpoint_content(self.state, self.trained, self.ranks)
         if self.ranks.is_first:
             save_checkpoint(directory, self.state.step, content)

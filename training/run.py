@@ -227,6 +227,7 @@ def _finish(
     network = build_network(info)
     network.load_state_dict(loop.state.best_weights)
     bundle = Bundle(info=info, network=network.eval())
+    release_memory()
     judge = judge_detector if prepared.model.task == "detection" else judge_segmentation
     tolerance = PARITY_TOLERANCE[prepared.device.type]
     judged = judge(prepared, bundle, tolerance, run.gallery, config.escape_constraint)

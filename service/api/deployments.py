@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Body, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -48,6 +48,21 @@ User = Annotated[
 ]
 
 
+Because = Annotated[
+    str | None, Query(alias="reason", max_length=2000, description="Why, for the history.")
+]
+
+
+def named(user: str | None) -> str | None:
+    """Return who a header names; one in UTF-8 arrives as if it were in Latin-1."""
+    name = (user or "").strip()
+    try:
+        name = name.encode("latin-1").decode()
+    except UnicodeError:
+        return name or None
+    return name or None
+
+
 class AuthoredRequest(BaseModel):
     """A change that says who asks for it and why."""
 
@@ -58,7 +73,7 @@ class AuthoredRequest(BaseModel):
 
     def author(self, user: str | None) -> Author:
         """Return who asks: the body's own word before the header's."""
-        return Author(self.by or (user or "").strip() or None, self.reason)
+        return Author(self.by or named(user), self.reason)
 
 
 class DeploymentRequest(AuthoredRequest):
@@ -98,6 +113,12 @@ class RollbackRequest(AuthoredRequest):
         Field(description="The model to leave: nothing is done if another one is served."),
     ] = None
     override: Override | None = None
+
+
+RollbackBody = Annotated[
+    RollbackRequest | None,
+    Body(examples=[{"given_up": "mdl_4k7z1m9q2w8x5v3t", "reason": "false alarms"}]),
+]
 
 
 @router.get("/deployments")
@@ -163,7 +184,7 @@ def roll_back_deployment(
     writing: WriteSession,
     inference: InferenceDependency,
     recorder: RecorderDependency,
-    body: RollbackRequest | None = None,
+    body: RollbackBody = None,
     user: User = None,
 ) -> DeploymentResource:
     """Serve the model before again; a second call goes one further back."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Query, Response, status
+from fastapi import APIRouter, Path, Query, Response, status
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
@@ -20,7 +20,7 @@ from service.api.dependencies import (
     StorageDependency,
     WriteSession,
 )
-from service.api.deployments import AuthoredRequest, Name, User, told
+from service.api.deployments import AuthoredRequest, Because, Name, User, named, told
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import KeptFrame
 from service.datasets.incoming import IncomingFile
@@ -32,6 +32,7 @@ from service.deployment_resources import (
     KeepingResource,
     KeptFrameResource,
 )
+from service.deployments import Author
 from service.errors import FilesRejected, NotFound
 from service.kept_frames import Cause
 from service.ledger.recorder import PredictionRecorder
@@ -41,6 +42,8 @@ from service.storage import Storage
 router = APIRouter(tags=["deployments"])
 
 _MOST_FRAMES = 1000
+# As large as a database's integer.
+FrameId = Annotated[int, Field(ge=1, lt=2**63)]
 
 
 class KeepingRequest(Keeping, AuthoredRequest):
@@ -52,10 +55,6 @@ class KeepingRequest(Keeping, AuthoredRequest):
     )
 
 
-class KeepingEndRequest(AuthoredRequest):
-    """Why no more frames are kept."""
-
-
 class FromKeptRequest(BaseModel):
     """Kept frames to take into a data set: some by their numbers, or all of a cause."""
 
@@ -64,7 +63,7 @@ class FromKeptRequest(BaseModel):
     )
 
     deployment: Annotated[str, Field(min_length=1, max_length=64)]
-    frames: Annotated[list[int] | None, Field(min_length=1, max_length=_MOST_FRAMES)] = None
+    frames: Annotated[list[FrameId] | None, Field(min_length=1, max_length=_MOST_FRAMES)] = None
     cause: Annotated[
         Cause | None, Field(description=f"All of it, the newest {_MOST_FRAMES} at most.")
     ] = None
@@ -100,7 +99,7 @@ def put_keeping(
 ) -> DeploymentResource:
     """Keep NG frames, uncertain ones or both from now on, as many as the bounds allow."""
     keeping = Keeping.model_validate(body.model_dump(exclude={"by", "reason"}))
-    return _set(writing, recorder, name, body, keeping, user)
+    return _set(writing, recorder, name, keeping, body.author(user))
 
 
 @router.delete("/deployments/{name}/keep")
@@ -108,11 +107,11 @@ def delete_keeping(
     name: Name,
     writing: WriteSession,
     recorder: RecorderDependency,
-    body: KeepingEndRequest | None = None,
     user: User = None,
+    reason: Because = None,
 ) -> DeploymentResource:
     """Keep no more frames; those that are there go by the default bounds, after thirty days."""
-    return _set(writing, recorder, name, body or KeepingEndRequest(), None, user)
+    return _set(writing, recorder, name, None, Author(named(user), reason))
 
 
 @router.get("/deployments/{name}/frames")
@@ -143,7 +142,10 @@ def list_kept_frames(
     responses={200: {"content": {"image/*": {}}, "description": "The frame as it was sent."}},
 )
 def get_kept_image(
-    name: Name, frame_id: int, session: ReadSession, storage: StorageDependency
+    name: Name,
+    frame_id: Annotated[int, Path(ge=1, lt=2**63)],
+    session: ReadSession,
+    storage: StorageDependency,
 ) -> Response:
     """Return a kept frame's picture: the file that was sent, or a PNG of a camera's buffer."""
     row = kept_frames.get(session, name, frame_id)
@@ -224,9 +226,8 @@ def _set(
     writing: Session,
     recorder: PredictionRecorder,
     name: str,
-    body: AuthoredRequest,
     keeping: Keeping | None,
-    user: str | None,
+    author: Author,
 ) -> DeploymentResource:
     deployment = deployments.get(writing, name)
     wish = None if keeping is None else keeping.model_dump(mode="json")
@@ -235,6 +236,6 @@ def _set(
     deployment.keeping = wish
     writing.flush()
     event = deployments.record(
-        writing, deployment, "keeping_changed", body.author(user), details={"keep": wish}
+        writing, deployment, "keeping_changed", author, details={"keep": wish}
     )
     return told(writing, recorder, deployment, event)

@@ -16,6 +16,8 @@ from service.errors import InvalidRequest
 T = TypeVar("T")
 
 MAX_PAGE = 500
+# A database's integer has 64 bits.
+_LARGEST_INTEGER = 2**63
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Rows a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
@@ -105,6 +107,7 @@ def _typed(value: Any, column: InstrumentedAttribute[Any]) -> Any:
         if moment.tzinfo is None:
             raise ValueError(value)
         return moment
-    if not isinstance(value, kind):
-        raise ValueError(value)  # noqa: TRY004 - one error class for every malformed cursor.
+    is_storable = not isinstance(value, int) or abs(value) < _LARGEST_INTEGER
+    if not isinstance(value, kind) or not is_storable:
+        raise ValueError(value)
     return value

@@ -149,7 +149,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
     files = None
     if isinstance(error, FilesRejected):
         files = [asdict(outcome) for outcome in error.outcomes]
-    gate = error.gate.model_dump(mode="json") if isinstance(error, ConstraintNotMet) else None
+    gate = error.gate if isinstance(error, ConstraintNotMet) else None
     return problem_response(
         request,
         status,
@@ -160,7 +160,7 @@ def _on_service_error(request: Request, error: Exception) -> Response:
         where=error.where,
         hint=error.hint,
         files=files,
-        gate=gate,
+        gate=None if gate is None else gate.model_dump(mode="json"),
     )
 
 

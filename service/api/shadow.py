@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.certificate import exact_interval
-from service import deployments, kept_frames, model_registry, shadow
+from service import deployments, model_registry, shadow
 from service.api.dependencies import (
     FollowUpDependency,
     InferenceDependency,
@@ -14,7 +14,7 @@ from service.api.dependencies import (
     RecorderDependency,
     WriteSession,
 )
-from service.api.deployments import AuthoredRequest, Name, User, told
+from service.api.deployments import AuthoredRequest, Because, Name, User, named, told
 from service.api.kept_frames import kept_resource
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import KeptFrame, ShadowCount, ShadowRun
@@ -25,6 +25,7 @@ from service.deployment_resources import (
     ShadowResource,
     ShadowWish,
 )
+from service.deployments import Author
 from service.errors import InvalidRequest, NotFound
 from service.follow_up import FollowUp
 
@@ -40,10 +41,6 @@ class ShadowRequest(ShadowWish, AuthoredRequest):
         extra="forbid",
         json_schema_extra={"examples": [{"model": "mdl_4k7z1m9q2w8x5v3t", "sample_rate": 0.2}]},
     )
-
-
-class ShadowEndRequest(AuthoredRequest):
-    """Why a shadow model is taken away."""
 
 
 @router.get(_PATH)
@@ -88,15 +85,14 @@ def delete_shadow(
     name: Name,
     writing: WriteSession,
     recorder: RecorderDependency,
-    body: ShadowEndRequest | None = None,
     user: User = None,
+    reason: Because = None,
 ) -> DeploymentResource:
     """Take the shadow model away; what it found stays."""
     deployment = deployments.get(writing, name)
     run = shadow.end(writing, deployment)
-    author = (body or ShadowEndRequest()).author(user)
     event = deployments.record(
-        writing, deployment, "shadow_off", author, details={"shadow": run.wish}
+        writing, deployment, "shadow_off", Author(named(user), reason), details={"shadow": run.wish}
     )
     return told(writing, recorder, deployment, event)
 
@@ -125,7 +121,6 @@ def list_disagreements(
 
 def _resource(session: Session, follow_up: FollowUp, run: ShadowRun) -> ShadowResource:
     wish = ShadowWish.model_validate(run.wish)
-    kept, _ = kept_frames.total(session, run.deployment, ["disagreement"])
     return ShadowResource(
         model=run.model_id,
         sample_rate=wish.sample_rate,
@@ -134,7 +129,7 @@ def _resource(session: Session, follow_up: FollowUp, run: ShadowRun) -> ShadowRe
         started_at=run.started_at,
         ended_at=run.ended_at,
         counts=tuple(_count(row) for row in shadow.counts_of(session, run.id)),
-        disagreements=kept,
+        disagreements=shadow.disagreements(session, run),
         last_error=follow_up.shadow.last_error(run.id),
     )
 

@@ -1,7 +1,7 @@
 """A comparison as one HTML file that needs nothing beside it: no network, no script."""
 
 from service.comparisons.findings import MEASURES, size_text
-from service.comparisons.resources import ComparisonResource, Rate
+from service.comparisons.resources import ComparisonResource, PairResource, Rate
 from service.html_pages import page_template
 
 
@@ -17,6 +17,7 @@ def render_page(comparison: ComparisonResource) -> str:
         size_text=size_text,
         rate_text=_rate_text,
         number=_number,
+        interval_text=_interval_text,
     )
 
 
@@ -28,3 +29,12 @@ def _rate_text(rate: Rate) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "unknown" if value is None else format(value, form)
+
+
+def _interval_text(pair: PairResource) -> str:
+    """Return the interval of a difference, or why there is none."""
+    if pair.low is not None and pair.high is not None:
+        return f"{pair.low:+.3f} to {pair.high:+.3f}"
+    if pair.units == 0:
+        return "none to judge by"
+    return "none: a single unit" if pair.units == 1 else "none: no unit differs"

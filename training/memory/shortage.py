@@ -31,7 +31,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what nothing refers to any more, what the C library keeps for later included."""
+    """Give back what nothing refers to any more, what the C library keeps for later included.
+
+    That is for shortages, and for where one phase of a run follows another: after some training
+    steps on a CPU glibc's heap holds a few hundred megabytes between blocks in use, and a look at
+    whole frames or a checkpoint, which need blocks of other sizes, would come on top.
+    """
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):
         # glibc's; other C libraries keep less and have no such call.

@@ -28,6 +28,21 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "tag_right": "not reported",
     },
 }
+# What differs where a defect is a box.
+_KINDS_OF_BOXES: Mapping[str, Mapping[str, str]] = {
+    "miss": {
+        **_KINDS["miss"],
+        "wrong": "Labelled boxes by the score of the one that finds them (0: none), lowest first.",
+        "right": "No labelled box was missed. These were found by the weakest boxes.",
+        "none": "No labelled box is in the test frames.",
+    },
+    "false_alarm": {
+        **_KINDS["false_alarm"],
+        "wrong": "Reported boxes that find no label of their class, strongest first.",
+        "right": "Nothing false was reported. These boxes on good frames came nearest.",
+        "none": "Nothing false was reported, and there is no box on a good frame.",
+    },
+}
 
 
 def misses(run: RunRecord) -> Section | None:
@@ -43,7 +58,9 @@ def false_alarms(run: RunRecord) -> Section | None:
 def _section(run: RunRecord, kind: str) -> Section | None:
     if "gallery" not in run.evaluation:
         return None
-    texts = _KINDS[kind]
+    has_boxes = run.report.get("task") == "detection"
+    texts = (_KINDS_OF_BOXES if has_boxes else _KINDS)[kind]
+    score_name = "score" if has_boxes else "highest probability"
     entries = [entry for entry in run.evaluation["gallery"] if entry["kind"] == kind]
     shown = [entry for entry in entries if entry["picture"] in run.pictures]
     if not entries:
@@ -51,7 +68,13 @@ def _section(run: RunRecord, kind: str) -> Section | None:
     intro = texts["wrong" if any(entry["is_wrong"] for entry in entries) else "right"]
     point = run.report.get("operating_point", {}).get("classes", {})
     pictures = [
-        _picture(entry, texts, run.pictures[entry["picture"]], point.get(entry["class_name"]))
+        _picture(
+            entry,
+            texts,
+            run.pictures[entry["picture"]],
+            point.get(entry["class_name"]),
+            score_name,
+        )
         for entry in shown
     ]
     return Section(texts["title"], [Sentences([f"{intro} {_LEGEND}"]), Pictures(pictures)])
@@ -62,6 +85,7 @@ def _picture(
     texts: Mapping[str, str],
     content: bytes,
     chosen: Mapping[str, Any] | None,
+    score_name: str,
 ) -> Picture:
     x, y, width, height = entry["box"]
     tag = texts["tag_wrong" if entry["is_wrong"] else "tag_right"]
@@ -76,7 +100,7 @@ def _picture(
         tag=tag,
         is_wrong=entry["is_wrong"],
         captions=(
-            f"{entry['class_name']}{other}, highest probability {entry['score']:.3f}{threshold}",
+            f"{entry['class_name']}{other}, {score_name} {entry['score']:.3f}{threshold}",
             f"{entry['frame']} at {x}, {y}; {size}{cut}",
         ),
     )

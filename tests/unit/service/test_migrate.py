@@ -7,7 +7,7 @@ from sqlalchemy import inspect, text
 
 from service.database import migrate
 from service.database.engine import open_engine, session_factory, write_connection
-from service.database.tables import Base, Dataset, Import, Item, Label
+from service.database.tables import Base, Dataset, Deployment, Import, Item, Label, Model
 from service.settings import Settings
 
 
@@ -69,6 +69,57 @@ def test_rows_from_before_are_counted_and_paired_and_hold_ordinary_pictures(
         assert [session.get_one(Label, key).waiting for key in "bc"] == [False, True]
         imported = session.get_one(Import, "imp_1")
         assert (imported.archive_sha256, imported.unverified_bytes) == ("abc", None)
+    engine.dispose()
+
+
+def test_deployments_from_before_keep_their_model_and_their_way_back(settings: Settings) -> None:
+    engine = open_engine(settings)
+    config = migrate._config()
+    rows = (
+        "datasets (id, name, task, created_at) VALUES ('ds_1', 'rings', 'x', '2025-01-01')",
+        (
+            "versions (id, dataset_id, digest, classes, split, statistics, warnings, created_at) "
+            "VALUES ('ver_1', 'ds_1', 'd', '[]', '{}', '{}', '[]', '2025-01-01')"
+        ),
+        *(
+            row
+            for name in "ab"
+            for row in (
+                (
+                    "jobs (id, version_id, status, spec, progress, metrics, warnings, "
+                    "cancel_requested, attempts, fruitless_attempts, created_at) VALUES "
+                    f"('job_{name}', 'ver_1', 'succeeded', '{{}}', '{{}}', '{{}}', '[]', 0, 1, 0, "
+                    "'2025-01-01')"
+                ),
+                (
+                    "models (id, job_id, version_id, report, created_at) VALUES "
+                    f"('mdl_{name}', 'job_{name}', 'ver_1', '{{}}', '2025-01-01')"
+                ),
+            )
+        ),
+        (
+            "deployments (name, model_id, previous_model_id, updated_at) "
+            "VALUES ('line-1', 'mdl_b', 'mdl_a', '2025-02-03'), "
+            "('line-2', 'mdl_a', NULL, '2025-02-03')"
+        ),
+    )
+    with write_connection(engine).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0006")
+        for row in rows:
+            connection.exec_driver_sql(f"INSERT INTO {row}")
+    migrate.upgrade(engine)
+    with session_factory(engine).begin() as session:
+        first, second = (session.get_one(Deployment, name) for name in ("line-1", "line-2"))
+        assert (first.model_id, first.trail) == ("mdl_b", [{"model": "mdl_a"}])
+        assert (second.model_id, second.trail) == ("mdl_a", [])
+        assert first.promotion_constraint is None
+        assert first.gate == {"outcome": "no_constraint"}
+        assert first.updated_at.isoformat() == "2025-02-03T00:00:00+00:00"
+        # A job's weights may be served at several thresholds.
+        session.add(Model(id="mdl_c", job_id="job_a", version_id="ver_1", report={}))
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
     engine.dispose()
 
 

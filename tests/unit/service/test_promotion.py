@@ -16,7 +16,7 @@ from models import (
 from models.certificate import upper_bound
 from service.deployment_resources import Constraint, Gate, Override
 from service.errors import InvalidRequest
-from service.promotion import ConstraintNotMet, judge
+from service.promotion import judge, refusal
 
 OVERRIDE = Override(reason="the line stands still", by="M. Weber")
 
@@ -114,9 +114,9 @@ def test_what_is_not_proven_is_refused_with_the_parts_it_would_take(
     # log(0.01) / log(0.99): five areas share the five percent.
     assert shortfall.missing_parts == 459 - shortfall.parts
     assert shortfall.proven is None
-    refusal = ConstraintNotMet("line-1", "mdl_a", gate)
-    assert str(shortfall.missing_parts) in refusal.detail
-    assert f"{shortfall.missing_parts} more defective parts" in (refusal.hint or "")
+    told_why = refusal("line-1", "mdl_a", gate)
+    assert str(shortfall.missing_parts) in told_why.detail
+    assert f"{shortfall.missing_parts} more defective parts" in (told_why.hint or "")
 
 
 def test_overkill_is_bounded_by_the_good_test_parts_and_not_by_their_rate() -> None:

@@ -147,6 +147,11 @@ def test_the_report_and_the_bundle_tell_what_a_detector_was_trained_on_and_reach
     assert report["baselines"]["nothing"]["ap50"] == 0
     assert report["training"]["calibration_ap50"] >= 0
     assert set(report["operating_point"]["classes"]) == set(CLASSES)
+    gallery = report["evaluation"]["gallery"]
+    assert {entry["kind"] for entry in gallery} == {"miss", "false_alarm"}
+    page = run.page.read_text()
+    assert page.count("data:image/webp") == len(gallery) == len([*run.gallery.glob("*.webp")])
+    assert "by the score of the one that finds them" in page
 
     events = read_events(run.events)
     (anchors,) = (event for event in events if event["kind"] == "anchors")

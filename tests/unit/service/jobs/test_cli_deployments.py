@@ -114,7 +114,9 @@ def test_the_client_tells_why_other_thresholds_and_shadows_are_refused(
         client.begin_shadow("line-1", models[1], sample_rate=0.5)
         assert client.shadow("line-1").sample_rate == 0.5
         assert list(client.disagreements("line-1")) == []
-        assert client.end_shadow("line-1").shadow is None
+        assert client.end_shadow("line-1", by="B. Müller", reason="seen enough").shadow is None
+        newest = next(client.deployment_history("line-1"))
+        assert (newest.by, newest.reason) == ("B. Müller", "seen enough")
         assert [event.kind for event in client.deployment_history("line-1")] == [
             "shadow_off",
             "shadow_on",

@@ -1,5 +1,7 @@
 """What a line serves is a decision: with a constraint, a gate, a history and a way back."""
 
+import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,17 @@ def test_what_is_served_already_is_no_event(client: TestClient, add_model: AddMo
     assert len(history(client)) == 1
 
 
+def test_an_override_holds_as_long_as_model_and_constraint_stay(
+    client: TestClient, add_model: AddModel
+) -> None:
+    model = add_model("a")
+    put(client, model, constraint=ONE_PERCENT, override=OVERRIDE)
+    again = put(client, model)
+    assert (again.status_code, again.json()["gate"]["outcome"]) == (200, "overridden")
+    assert len(history(client)) == 1
+    assert put(client, model, constraint={"escape": {"max_rate": 0.5}}).status_code == 409
+
+
 def test_rolling_back_twice_goes_two_models_back_and_never_to_one_given_up(
     client: TestClient, add_model: AddModel
 ) -> None:
@@ -266,6 +279,12 @@ def test_a_disk_that_takes_no_entry_holds_up_no_rollback_but_is_told(
     [
         ({"constraint": {}}, "/constraint"),
         ({"constraint": {"escape": {"max_rate": 2}}}, "/constraint/escape/max_rate"),
+        # A slip of the pen must not count parts for ever.
+        ({"constraint": {"escape": {"max_rate": 1e-300}}}, "/constraint/escape/max_rate"),
+        (
+            {"constraint": {"overkill": {"max_rate": 0.1, "confidence": 1 - 1e-16}}},
+            "/constraint/overkill/confidence",
+        ),
         ({"override": {"reason": "", "by": "x"}}, "/override/reason"),
         (
             {"constraint": {"escape": {"max_rate": 0.5, "per_class": {"dent": 0.1}}}},
@@ -279,6 +298,16 @@ def test_a_wish_that_cannot_be_meant_names_its_place(
 ) -> None:
     refused = put(client, add_model("a"), **body)
     assert (refused.status_code, refused.json()["where"]) == (422, where)
+
+
+def test_a_cursor_that_no_database_can_hold_is_no_cursor(
+    client: TestClient, add_model: AddModel
+) -> None:
+    put(client, add_model("a"))
+    cursor = base64.urlsafe_b64encode(json.dumps([2**70]).encode()).decode()
+    refused = client.get(f"/deployments/line-1/history?cursor={cursor}")
+    assert (refused.status_code, refused.json()["code"]) == (422, "bad_cursor")
+    assert client.get(f"/deployments/line-1/frames/{2**70}/image").status_code == 422
 
 
 def test_only_a_known_deployment_has_a_history(client: TestClient) -> None:

@@ -12,7 +12,7 @@ export DO_NOT_TRACK := true
 export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help setup demo test check format benchmark-data benchmark-evaluation benchmark-norm \
-	benchmark-preflight benchmark-quality clean
+	benchmark-preflight benchmark-quality benchmark-serve clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -53,6 +53,9 @@ benchmark-quality: setup  ## Train on the real sets under each normalization and
 
 benchmark-preflight: setup  ## Estimated against measured memory (tens of minutes; ARGS=ladder).
 	$(BIN)/python -m benchmarks.preflight $(or $(ARGS),runs)
+
+benchmark-serve: setup  ## Latency beside a plain endpoint (minutes on a CPU; ARGS=load swaps models for ten minutes).
+	$(BIN)/python -m benchmarks.serve $(or $(ARGS),latency)
 
 benchmark-evaluation: setup  ## What judging a test frame costs beside asking the model (a minute on a CPU).
 	$(BIN)/python -m benchmarks.evaluation $(ARGS)

@@ -72,10 +72,15 @@ class ResultsPage:
         written = path.with_suffix(".partial")
         written.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         written.replace(path)
+        self.write(path)
+        return 0
+
+    def write(self, path: Path) -> None:
+        """Write the page of a file of results, which need not exist."""
+        results = json.loads(path.read_text()) if path.exists() else {}
         page = path.with_suffix(".md")
         page.write_text(self.render(results))
         print(f"wrote {page}")
-        return 0
 
     def render(self, results: dict[str, Any]) -> str:
         """Return the page; a benchmark without results is named as not measured."""

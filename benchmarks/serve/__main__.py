@@ -25,9 +25,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.description = module.__doc__
             module.add_arguments(command)
             command.set_defaults(run=module.run)
+    commands.add_parser("page", help="write both pages anew from the results that there are")
     arguments = parser.parse_args(argv)
+    if arguments.command == "page":
+        return write_pages()
     status: int = arguments.run(arguments)
     return status
+
+
+def write_pages() -> int:
+    """Write both pages from the committed results and return the exit status."""
+    from benchmarks.serve import load
+    from benchmarks.serve.page import PAGE
+
+    PAGE.write(PAGE.results)
+    load.write_page(load.RESULTS)
+    return 0
 
 
 if __name__ == "__main__":

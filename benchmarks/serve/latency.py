@@ -23,7 +23,13 @@ from benchmarks.quartiles import quartiles
 from benchmarks.results_page import spread
 from benchmarks.serve.page import PAGE
 from benchmarks.serve.sent_frames import LineClient, SentFrame, as_sent
-from benchmarks.serve.trained_models import PRODUCT_SEED, Recipe, in_colour, trained_model
+from benchmarks.serve.trained_models import (
+    PRODUCT_SEED,
+    Recipe,
+    in_colour,
+    prepared_engine,
+    trained_model,
+)
 from data.synthetic import draw_frame
 from service.serve import QUIET_ENVIRONMENT
 
@@ -45,6 +51,7 @@ class Profile:
         width_px: Of the frames that are sent.
         height_px: Of the same.
         rounds: Beside the warm-up.
+        has_engines: Whether the fastest engine is chosen for each model before; else torch serves.
         mono: The model of JPEG, PNG and Mono8.
         colour: The model of RGB8.
     """
@@ -52,6 +59,7 @@ class Profile:
     width_px: int
     height_px: int
     rounds: int
+    has_engines: bool
     mono: Recipe
     colour: Recipe
 
@@ -65,6 +73,7 @@ FULL = Profile(
     2500,
     2000,
     rounds=10,
+    has_engines=True,
     **_recipes(
         frames=40,
         width_px=1024,
@@ -83,6 +92,7 @@ QUICK = Profile(
     320,
     256,
     rounds=2,
+    has_engines=False,
     **_recipes(
         frames=8,
         width_px=160,
@@ -123,6 +133,8 @@ def measure_latency(profile: Profile, rounds: int, work: Path) -> dict[str, Any]
             for name, recipe in (("default", profile.mono), ("colour", profile.colour))
         }
         for name, model_id in models.items():
+            if profile.has_engines:
+                prepared_engine(client, model_id)
             client.deploy(name, model_id)
         with plain_endpoint(work / "storage" / "bundles" / models["default"]) as plain_url:
             contestants = Contestants(url, plain_url, profile)

@@ -18,7 +18,7 @@ from benchmarks.serve.load_outcome import LoadOutcome
 from benchmarks.serve.load_page import render
 from benchmarks.serve.load_plan import FULL, QUICK, LoadPlan
 from benchmarks.serve.loaded_service import LoadedService
-from benchmarks.serve.trained_models import trained_model
+from benchmarks.serve.trained_models import prepared_engine, trained_model
 
 WORK = Path("benchmark-results/serve-load")
 RESULTS = Path("docs/benchmarks/serve-load.json")
@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help=f"default {FULL.seconds / 60:g}")
     parser.add_argument("--clients", type=int, default=FULL.clients)
     parser.add_argument("--swap-every", type=float, help=f"seconds, default {FULL.swap_every_s:g}")
-    parser.add_argument("--tolerance", type=float, default=FULL.tolerance)
     parser.add_argument("--quick", action="store_true", help=f"short, into {QUICK_RESULTS}")
     parser.add_argument("--work", type=Path, default=WORK, help="storage and drawn frames")
     parser.add_argument("--results", type=Path, help=f"JSON file (default {RESULTS})")
@@ -39,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the load and write the page; the exit status is 1 if a promise was broken."""
     plan = QUICK if arguments.quick else FULL
-    plan = replace(plan, clients=arguments.clients, tolerance=arguments.tolerance)
+    plan = replace(plan, clients=arguments.clients)
     if arguments.minutes is not None:
         plan = replace(plan, seconds=60 * arguments.minutes)
     if arguments.swap_every is not None:
@@ -57,10 +56,16 @@ def run(arguments: argparse.Namespace) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {**asdict(outcome), "violations": outcome.violations(), "machine": machine}
     path.write_text(json.dumps(told, indent=1) + "\n")
-    page = path.with_suffix(".md")
-    page.write_text(render(told))
-    print(f"wrote {page}; broken promises: {outcome.violations() or 'none'}")
+    write_page(path)
+    print(f"broken promises: {outcome.violations() or 'none'}")
     return 1 if outcome.violations() else 0
+
+
+def write_page(path: Path) -> None:
+    """Write the page of a file of results, which need not exist."""
+    page = path.with_suffix(".md")
+    page.write_text(render(json.loads(path.read_text()) if path.exists() else None))
+    print(f"wrote {page}")
 
 
 def run_load(plan: LoadPlan, work: Path) -> LoadOutcome:
@@ -71,4 +76,7 @@ def run_load(plan: LoadPlan, work: Path) -> LoadOutcome:
     work.mkdir(parents=True, exist_ok=True)
     with running_service(work) as (client, url, api):
         models = {trained_model(client, recipe, work): recipe.name for recipe in plan.recipes}
+        if plan.has_engines:
+            for model_id in models:
+                prepared_engine(client, model_id)
         return LoadedService(client, url, api, work / "storage").run(plan, models)

@@ -17,6 +17,8 @@ class LoadOutcome:
         examples: Of what is not permitted, with its reason.
         telling: Answers in which another model's would have been seen by its content.
         frames_left_out: Drawn frames whose answers hang on less than the tolerance.
+        engines: That served, by model.
+        flips: Verdicts of these engines that are not eager torch's, on all models and frames.
         switches: Models put in place.
         rolled_back: Which model a rollback brought back.
         repeated_requests: Answers that bear the identifier of another one.
@@ -33,6 +35,8 @@ class LoadOutcome:
     examples: list[str]
     telling: int
     frames_left_out: int
+    engines: dict[str, str]
+    flips: int
     switches: int
     rolled_back: str | None
     repeated_requests: int
@@ -56,6 +60,8 @@ class LoadOutcome:
             found.append(f"{self.missing_in_ledger} answers are not in the ledger")
         if self.ledger_trouble:
             found.append(f"the ledger: {self.ledger_trouble}")
+        if self.flips:
+            found.append(f"{self.flips} verdicts are not those of eager torch")
         if self.rolled_back is None:
             found.append("nothing was rolled back")
         for name, held in self.memory.items():

@@ -18,8 +18,16 @@ _MEANINGS = {
 }
 
 
-def render(told: dict[str, Any]) -> str:
-    """Return the page."""
+_HEAD = (
+    "# Models swapped under load",
+    "Written by `python -m benchmarks.serve load`; don't edit it.",
+)
+
+
+def render(told: dict[str, Any] | None) -> str:
+    """Return the page; without results it says so."""
+    if told is None:
+        return "\n\n".join([*_HEAD, "Not measured."]) + "\n"
     plan, machine = told["plan"], told["machine"]
     violations = told["violations"]
     verdict = f"**Broken: {'; '.join(violations)}.**" if violations else "No promise was broken."
@@ -29,8 +37,7 @@ def render(told: dict[str, Any]) -> str:
         for name, text in _MEANINGS.items()
     ]
     parts = [
-        "# Models swapped under load",
-        "Written by `python -m benchmarks.serve load`; don't edit it.",
+        *_HEAD,
         (
             f"`{machine['command']}` on {machine['processor']}, {machine['cores']} cores; load "
             f"average {machine['load_before']} before and {machine['load_after']} after."
@@ -46,22 +53,25 @@ def render(told: dict[str, Any]) -> str:
 
 
 def _what_was_done(told: dict[str, Any]) -> str:
-    plan = told["plan"]
+    plan, left_out = told["plan"], told["frames_left_out"]
     steps = sorted({recipe["steps"] for recipe in plan["recipes"]})
     networks = [recipe["job"]["model"]["encoder"] for recipe in plan["recipes"]]
+    engines = ", ".join(told["engines"].values())
     return (
         f"{plan['clients']} clients for {plan['seconds'] / 60:g} minutes, each with one open "
         f"connection and no pause, send {plan['frames']} frames of {plan['width_px']}x"
         f"{plan['height_px']} as JPEG, PNG, PNG in a form and Mono8, in an order of their own. "
         f"{len(networks)} models that the service trained in {', '.join(map(str, steps))} steps "
-        f"({', '.join(networks)}) take turns every {plan['swap_every_s']:g} s; halfway one turn is "
-        "a rollback. Before the load this process asked each model directly about each frame. An "
-        "answer is right if its verdict is the same and each defect lies between those found at "
-        f"thresholds {plan['tolerance']:g} below and above the model's in logits, its score within "
-        f"the same; frames whose answer hangs on less were left out before "
-        f"({told['frames_left_out']} of {told['frames_left_out'] + plan['frames']} drawn). An "
-        "answer may come from a model from the moment it was asked for until the next one was "
-        f"confirmed. Deadline {plan['deadline_ms']:g} ms, margin {plan['margin_ms']:g} ms."
+        f"({', '.join(networks)}; engines {engines}) take turns every {plan['swap_every_s']:g} s; "
+        "halfway one turn is a rollback. Before the load this process asked each model directly, "
+        f"by the same engine, about each frame; {told['flips']} of these verdicts are not those of "
+        "eager torch. An answer is right if its verdict is the same and each defect lies between "
+        f"those found at thresholds {plan['tolerance']:g} in logits below and above the model's, "
+        f"its score within the same ({plan['coarse_tolerance']:g} where the engine is not of "
+        "float32, since frames looked at together are rounded elsewhere there); frames whose "
+        f"answer hangs on less were left out before ({left_out} of {left_out + plan['frames']} "
+        "drawn). An answer may come from a model from the moment it was asked for until the next "
+        f"one was confirmed. Deadline {plan['deadline_ms']:g} ms, margin {plan['margin_ms']:g} ms."
     )
 
 

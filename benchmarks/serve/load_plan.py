@@ -21,7 +21,10 @@ class LoadPlan:
         swap_every_s: From one swap to the next; halfway one is a rollback.
         deadline_ms: Of each request.
         margin_ms: An answer that comes later than deadline and margin is late.
-        tolerance: Of a pixel's logit, between runtimes.
+        tolerance: Of a pixel's logit, between processes that run one engine in float32.
+        coarse_tolerance: The same in bfloat16 or 8 bits, where frames that are looked at together
+            are rounded elsewhere than each alone.
+        has_engines: Whether the fastest engine is chosen for each model before; else torch serves.
     """
 
     recipes: tuple[Recipe, ...]
@@ -34,6 +37,8 @@ class LoadPlan:
     deadline_ms: float = 20_000.0
     margin_ms: float = 500.0
     tolerance: float = 1e-3
+    coarse_tolerance: float = 5e-2
+    has_engines: bool = True
 
 
 def _recipes(
@@ -70,5 +75,6 @@ QUICK = replace(
     width_px=160,
     height_px=128,
     seconds=30.0,
+    has_engines=False,
     swap_every_s=3.0,
 )

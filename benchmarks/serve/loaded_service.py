@@ -27,10 +27,11 @@ from benchmarks.serve.resident_memory import BOUND_MIB_A_MINUTE, MemoryWatch, tr
 from benchmarks.serve.sent_frames import SentFrame, as_sent
 from benchmarks.serve.trained_models import PRODUCT_SEED
 from data.synthetic import draw_frame
-from models import freeze_bundle, load_bundle
+from models import FrozenDetector, FrozenModel
 from service.client import HairlineClient
 from service.errors import StorageError
 from service.ledger.journal import verified_entries
+from service.served_models import ServedModels
 from service.storage import Storage
 
 _ENCODINGS = (("JPEG", False), ("PNG", False), ("PNG", True), ("Mono8", False))
@@ -84,40 +85,81 @@ class _Prepared:
 
     frames: list[SentFrame]
     expected: list[dict[str, ExpectedAnswer]]
-    left_out: int
+    engines: dict[str, str]
+    left_out: int = 0
+    flips: int = 0
 
 
 def _prepare(plan: LoadPlan, storage: Storage, model_ids: Sequence[str]) -> _Prepared:
     """Draw frames, ask each model directly, and leave out frames that can't be checked."""
-    models = {
-        model_id: freeze_bundle(load_bundle(storage.bundle_dir(model_id))) for model_id in model_ids
+    loader = ServedModels(storage, "auto")
+    try:
+        models = {model_id: loader.load(model_id) for model_id in model_ids}
+    finally:
+        # What is asked here keeps the engine that it has now.
+        loader.close()
+    engines: dict[str, str] = {
+        model_id: model.engine.name
+        for model_id, model in models.items()
+        if isinstance(model, FrozenModel)
     }
-    prepared = _Prepared([], [], 0)
+    prepared = _Prepared([], [], engines)
     left_out = 0
     for number in range(10 * plan.frames):
-        seed = _FIRST_SEED + number
-        drawn = draw_frame(
-            seed,
-            width_px=plan.width_px,
-            height_px=plan.height_px,
-            defects=bool(number % 2),
-            product_seed=PRODUCT_SEED,
-        )
-        encoding, is_form = _ENCODINGS[number // 2 % len(_ENCODINGS)]
-        frame = as_sent(drawn.pixels, encoding, is_form=is_form)
-        answers = {
-            model_id: expected_answer(model, frame.pixels(), plan.tolerance)
-            for model_id, model in models.items()
-        }
-        clear = {name: answer for name, answer in answers.items() if answer is not None}
-        if len(clear) < len(models):
+        frame = _drawn(plan, number)
+        answers = _answers(models, frame, plan)
+        if len(answers) < len(models):
             left_out += 1
             continue
         prepared.frames.append(frame)
-        prepared.expected.append(clear)
+        prepared.expected.append(answers)
         if len(prepared.frames) == plan.frames:
-            return replace(prepared, left_out=left_out)
+            flips = _flips(models, prepared)
+            return replace(prepared, left_out=left_out, flips=flips)
     raise RuntimeError(f"{left_out} of {10 * plan.frames} frames hang on less than the tolerance")
+
+
+def _drawn(plan: LoadPlan, number: int) -> SentFrame:
+    """Return a frame that no model has learned from, good ones and defective ones in turns."""
+    drawn = draw_frame(
+        _FIRST_SEED + number,
+        width_px=plan.width_px,
+        height_px=plan.height_px,
+        defects=bool(number % 2),
+        product_seed=PRODUCT_SEED,
+    )
+    encoding, is_form = _ENCODINGS[number // 2 % len(_ENCODINGS)]
+    return as_sent(drawn.pixels, encoding, is_form=is_form)
+
+
+def _answers(
+    models: Mapping[str, FrozenModel | FrozenDetector], frame: SentFrame, plan: LoadPlan
+) -> dict[str, ExpectedAnswer]:
+    """Return what models have to say of a frame; those are missing that can't be held to it."""
+    pixels = frame.pixels()
+    answers = {}
+    for model_id, model in models.items():
+        assert isinstance(model, FrozenModel)
+        in_float32 = model.engine.name.endswith("fp32")
+        tolerance = plan.tolerance if in_float32 else plan.coarse_tolerance
+        answer = expected_answer(model, pixels, tolerance)
+        if answer is not None:
+            answers[model_id] = answer
+    return answers
+
+
+def _flips(models: Mapping[str, FrozenModel | FrozenDetector], prepared: _Prepared) -> int:
+    """Return how many verdicts of engines are not those of eager torch.
+
+    Side effects: the models are left with eager torch.
+    """
+    count = 0
+    for model_id, model in models.items():
+        assert isinstance(model, FrozenModel)
+        model.use(model.reference)
+        for frame, expected in zip(prepared.frames, prepared.expected, strict=True):
+            count += model.inspect(frame.pixels()).verdict != expected[model_id].verdict
+    return count
 
 
 def _loaded(
@@ -172,6 +214,8 @@ def _judged(
         "examples": examples,
         "telling": telling,
         "frames_left_out": prepared.left_out,
+        "engines": prepared.engines,
+        "flips": prepared.flips,
         "switches": len(swapper.switches) - 1,
         "rolled_back": swapper.rolled_back,
         "repeated_requests": repeated_requests(exchanges),

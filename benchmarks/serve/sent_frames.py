@@ -1,5 +1,6 @@
 """Frames as a line sends them: picture files and a camera's buffers."""
 
+import select
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -114,6 +115,12 @@ class LineClient:
         """Close the connection."""
         self._connection.close()
 
+    def _reopen_if_closed(self) -> None:
+        """Open the connection again if the other end has closed it, as servers do when idle."""
+        if select.select([self._connection.sock], [], [], 0)[0]:
+            self._connection.close()
+            self._connection.connect()
+
     def ask(self, path: str, frame: SentFrame, **query: Any) -> Received:
         """Send a frame and return what came back, whatever its status.
 
@@ -123,6 +130,7 @@ class LineClient:
         """
         # Built before the clock starts: the encoding of a form is not the service's doing.
         body, headers = frame.body, frame.request_headers
+        self._reopen_if_closed()
         target = f"{path}?{urlencode(query)}" if query else path
         asked_s = time.perf_counter()
         self._connection.request("POST", target, body, headers)

@@ -85,6 +85,21 @@ def trained_model(client: HairlineClient, recipe: Recipe, work: Path) -> str:
     return job.model
 
 
+def prepared_engine(client: HairlineClient, model_id: str) -> str:
+    """Return the engine that serves a model, chosen on this machine unless it was before.
+
+    Raises:
+        RuntimeError: Its engines could not be prepared.
+    """
+    found = client.engines(model_id)
+    if found.chosen is None or found.unusable is not None:
+        client.prepare_engines(model_id)
+        found = client.wait_for_engines(model_id)
+    if found.chosen is None:
+        raise RuntimeError(f"the engines of {model_id} were not prepared: {found.error}")
+    return found.chosen
+
+
 def _drawn(recipe: Recipe, work: Path) -> Path:
     kind = "colour" if recipe.is_colour else "mono"
     folder = work / f"{recipe.frames}-{recipe.width_px}x{recipe.height_px}-{kind}"

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.command == "page":
         return write_pages()
-    # A benchmark asks for engines where it measures them: one that got ready in between would change
-    # what is measured.
+    # A benchmark asks for engines where it measures them: one that got ready in between would be
+    # another runtime than the one that is measured.
     os.environ.setdefault("HAIRLINE_PREPARE_ENGINES", "false")
     status: int = arguments.run(arguments)
     return status

@@ -67,10 +67,17 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class StoredFrame:
-    """A frame that is read when it is needed: many of them would fill the memory."""
+    """A frame that is read when it is needed: many of them would fill the memory.
+
+    Attributes:
+        name: As it is told of.
+        read: Returns its pixels.
+        is_drawn: Whether it is a drawn extreme, of which the verdict alone is compared.
+    """
 
     name: str
     read: Callable[[], Pixels]
+    is_drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ class _Preparation:
         refused = self._quantize()
         size, timed = _commonest(golden)
         extremes = [
-            StoredFrame(frame.name, partial(np.asarray, frame.pixels))
+            StoredFrame(frame.name, partial(np.asarray, frame.pixels), is_drawn=True)
             for frame in synthetic_extremes(size, self._info.preprocessing)
         ]
         frames = [*golden, *extremes]
@@ -247,7 +254,8 @@ class _Preparation:
         try:
             engine = self._open(name)
             for frame, answer in zip(frames, answers, strict=True):
-                tally.add(frame.name, answer, look(engine, frame.read(), self._info))
+                found = look(engine, frame.read(), self._info)
+                tally.add(frame.name, answer, found, is_drawn=frame.is_drawn)
             self._time_ms(engine, timed)
             rounds = [
                 (self._time_ms(engine, timed), self._time_ms(self._model.reference, timed))

@@ -5,8 +5,9 @@ import logging
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ from models.exporting import (
 )
 from models.parity import (
     FrameAnswer,
-    GoldenFrame,
     ParityTally,
     distance_to_thresholds,
     look,
@@ -67,14 +67,17 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class StoredFrame:
-    """A frame that is read when it is needed."""
+    """A frame that is read when it is needed: many of them would fill the memory.
+
+    Attributes:
+        name: As it is told of.
+        read: Returns its pixels.
+        is_drawn: Whether it is a drawn extreme, of which the verdict alone is compared.
+    """
 
     name: str
     read: Callable[[], Pixels]
-
-    def load(self) -> GoldenFrame:
-        """Read it."""
-        return GoldenFrame(self.name, self.read())
+    is_drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,12 +145,15 @@ class _Preparation:
         convert_to_openvino(onnx, openvino)
         golden, scored = self._golden(OpenVinoEngine(openvino))
         refused = self._quantize()
-        size = _commonest_size(golden)
-        golden += synthetic_extremes(size, self._info.preprocessing)
-        answers = [look(self._model.reference, frame.pixels, self._info) for frame in golden]
-        timed = next(frame.pixels for frame in golden if frame.pixels.shape[:2] == size)
+        size, timed = _commonest(golden)
+        extremes = [
+            StoredFrame(frame.name, partial(np.asarray, frame.pixels), is_drawn=True)
+            for frame in synthetic_extremes(size, self._info.preprocessing)
+        ]
+        frames = [*golden, *extremes]
+        answers = [look(self._model.reference, frame.read(), self._info) for frame in frames]
         measured = [self._reference(timed)]
-        measured += [self._measure(name, golden, answers, timed) for name in self._candidates()]
+        measured += [self._measure(name, frames, answers, timed) for name in self._candidates()]
         measured += refused
         engines = tuple(measured)
         record = EngineRecord(
@@ -157,8 +163,8 @@ class _Preparation:
             golden=GoldenSet(
                 available=len(self._frames.calibration),
                 scored=scored,
-                compared=sum(not frame.name.startswith("synthetic: ") for frame in golden),
-                synthetic=sum(frame.name.startswith("synthetic: ") for frame in golden),
+                compared=len(golden),
+                synthetic=len(extremes),
                 quantized_on=self._quantized_on,
             ),
             engines=engines,
@@ -180,18 +186,18 @@ class _Preparation:
             names.append("openvino-int8")
         return [*names, "openvino-fp32", "onnxruntime-fp32"]
 
-    def _golden(self, scorer: Engine) -> tuple[list[GoldenFrame], int]:
+    def _golden(self, scorer: Engine) -> tuple[list[StoredFrame], int]:
         """Return the real frames to compare on, and how many were scored to find them."""
         available = self._frames.calibration
         if len(available) <= GOLDEN_FRAMES:
-            return [frame.load() for frame in available], 0
+            return list(available), 0
         scored = spread(available, SCORED_FRAMES)
         distances = [
             distance_to_thresholds(look(scorer, frame.read(), self._info), self._info)
             for frame in scored
         ]
         nearest = np.argsort(distances, kind="stable")[:GOLDEN_FRAMES]
-        return [scored[index].load() for index in sorted(nearest)], len(scored)
+        return [scored[index] for index in sorted(nearest)], len(scored)
 
     def _quantize(self) -> list[EngineMeasurement]:
         """Make the 8-bit form; return what to record where there is none."""
@@ -238,7 +244,7 @@ class _Preparation:
     def _measure(
         self,
         name: EngineName,
-        golden: Sequence[GoldenFrame],
+        frames: Sequence[StoredFrame],
         answers: Sequence[FrameAnswer],
         timed: Pixels,
     ) -> EngineMeasurement:
@@ -247,8 +253,9 @@ class _Preparation:
         tally = ParityTally(name, self._info)
         try:
             engine = self._open(name)
-            for frame, answer in zip(golden, answers, strict=True):
-                tally.add(frame.name, answer, look(engine, frame.pixels, self._info))
+            for frame, answer in zip(frames, answers, strict=True):
+                found = look(engine, frame.read(), self._info)
+                tally.add(frame.name, answer, found, is_drawn=frame.is_drawn)
             self._time_ms(engine, timed)
             rounds = [
                 (self._time_ms(engine, timed), self._time_ms(self._model.reference, timed))
@@ -301,6 +308,11 @@ def spread(frames: Sequence[StoredFrame], limit: int) -> list[StoredFrame]:
     return [frames[round(index)] for index in np.linspace(0, len(frames) - 1, limit)]
 
 
-def _commonest_size(frames: Iterable[GoldenFrame]) -> tuple[int, int]:
-    sizes = [(frame.pixels.shape[0], frame.pixels.shape[1]) for frame in frames]
-    return statistics.mode(sizes)
+def _commonest(frames: Sequence[StoredFrame]) -> tuple[tuple[int, int], Pixels]:
+    """Return the commonest height and width, and the pixels of the first frame that has them."""
+    sizes = []
+    for frame in frames:
+        height, width = frame.read().shape[:2]
+        sizes.append((height, width))
+    size = statistics.mode(sizes)
+    return size, frames[sizes.index(size)].read()

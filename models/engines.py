@@ -130,7 +130,13 @@ class TorchEngine:
         """See `Engine.probabilities`."""
         # Torch warns of arrays that it must not write to, such as those of a decoded cache.
         batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
-        answer = self._replay(batch) if self._captures else self._graph(batch.to(self.device))
+        try:
+            answer = self._replay(batch) if self._captures else self._graph(batch.to(self.device))
+        except RuntimeError as error:
+            if self.name == REFERENCE_ENGINE:
+                # There is none to fall back to; whoever trains or serves knows what this means.
+                raise
+            raise _failed(self.name, error) from error
         array: NDArray[np.float32] = answer.contiguous().cpu().numpy()
         return array
 

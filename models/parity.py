@@ -1,7 +1,8 @@
 """The parity gate: an engine whose verdicts are not the network's own is refused.
 
 On every golden frame the verdict and the set of defect classes must be those of the reference
-engine, and the strongest probability of each class must lie within a tolerance of the reference's.
+engine, and on real ones the strongest probability of each class must lie within a tolerance of the
+reference's.
 The tolerance catches what no frame happens to show as another verdict: an export with other
 weights, exchanged outputs or another mean is far from the network everywhere.
 """
@@ -82,7 +83,7 @@ class ParityOutcome(BaseModel):
         frames: How many were compared.
         flips: How many of them were judged differently.
         listed: The first of those.
-        largest_difference: Of a class's strongest probability in a frame; 1 where one was no
+        largest_difference: Of a class's strongest probability in a real frame; 1 where one was no
             number.
         largest_at: The frame where it was.
         tolerance: What it may be.
@@ -149,12 +150,19 @@ class ParityTally:
         self._largest_at: str | None = None
         self._margin = math.inf
 
-    def add(self, frame: str, reference: FrameAnswer, answer: FrameAnswer) -> None:
-        """Compare what both say of a frame."""
+    def add(
+        self, frame: str, reference: FrameAnswer, answer: FrameAnswer, *, is_drawn: bool = False
+    ) -> None:
+        """Compare what both say of a frame; of a drawn extreme the verdicts alone.
+
+        Ranges of 8 bits are those of real frames, and scores beyond them end where the range does.
+        """
         self._frames += 1
         same = (reference.verdict, reference.found) == (answer.verdict, answer.found)
         if not same or answer.verdict is None:
             self._flips.append(Flip(frame=frame, reference=str(reference), engine=str(answer)))
+        if is_drawn:
+            return
         for ours, its, threshold in zip(
             reference.peaks, answer.peaks, self._thresholds, strict=True
         ):

@@ -238,8 +238,10 @@ def test_a_flip_is_told_with_its_frame_and_both_verdicts(prepared: Prepared) -> 
     pit = FrameAnswer("NG", ("pit",), (0.99, 0.1))
     tally.add("part 7", pit, FrameAnswer("OK", (), (0.99, 0.1)))
     tally.add("part 8", pit, FrameAnswer("NG", ("pit", "dent"), (0.99, 0.1)))
+    # Of a drawn extreme the verdict alone is compared.
+    tally.add("black", pit, FrameAnswer("NG", ("pit",), (0.6, 0.1)), is_drawn=True)
     outcome = tally.outcome()
-    assert (outcome.frames, outcome.flips) == (3, 2)
+    assert (outcome.frames, outcome.flips) == (4, 2)
     assert outcome.listed[0].frame == "part 7"
     assert outcome.largest_difference == pytest.approx(0.05)
     assert outcome.refusal is not None

@@ -225,6 +225,21 @@ def test_the_command_line_refuses_too_and_writes_nothing(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_deployment_asks_for_its_models_engines_once(
+    settings: Settings, engine: Engine, add_model: Any
+) -> None:
+    model_id = add_model("a")
+    asking = settings.model_copy(update={"prepare_engines": True})
+    with TestClient(create_app(asking)) as client:
+        assert client.put("/deployments/line-1", json={"model": model_id}).status_code == 201
+        assert client.get(f"/models/{model_id}/engines").json()["status"] == "queued"
+        with session_factory(engine).begin() as session:
+            session.execute(update(EngineTask).values(status="done"))
+        # The second name serves what was prepared for the first one.
+        assert client.put("/deployments/line-2", json={"model": model_id}).status_code == 201
+        assert client.get(f"/models/{model_id}/engines").json()["status"] == "done"
+
+
 def test_what_no_worker_looks_after_any_more_is_prepared_again(
     client: TestClient, engine: Engine, served: str, new_worker: Callable[..., Worker]
 ) -> None:

@@ -72,7 +72,7 @@ def test_each_error_of_the_service_has_its_status(kind: type[ServiceError], stat
     }
 
 
-# Errors that are not made of a code and a sentence; their statuses are tested where they are raised.
+# Not made of a code and a sentence; their statuses are tested where they are raised.
 MADE_OF_MORE = (FilesRejected, ConstraintNotMet)
 
 

@@ -21,7 +21,6 @@ from service.errors import (
     ServiceError,
     StorageError,
 )
-from service.promotion import ConstraintNotMet
 from service.settings import Settings
 
 
@@ -72,17 +71,13 @@ def test_each_error_of_the_service_has_its_status(kind: type[ServiceError], stat
     }
 
 
-# Not made of a code and a sentence; their statuses are tested where they are raised.
-MADE_OF_MORE = (FilesRejected, ConstraintNotMet)
-
-
 def test_every_error_of_the_service_has_a_status() -> None:
     def leaves(kind: type[ServiceError]) -> list[type[ServiceError]]:
         below = kind.__subclasses__()
         return [leaf for child in below for leaf in leaves(child)] if below else [kind]
 
     for kind in leaves(ServiceError):
-        if kind not in MADE_OF_MORE:
+        if kind is not FilesRejected:
             assert 400 <= _answer(kind("code", "detail")).status_code < 600
 
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "latency": ("latency", "where an answer's time goes, beside a plain FastAPI endpoint"),
     "load": ("load", "clients that never pause while models are swapped, each answer checked"),
     "runtimes": ("runtimes", "every engine's speed, memory and verdicts beside eager torch"),
+    "runtimes-wide": ("runtimes", "the same of a U-Net with its library's own, wider decoder"),
 }
 
 

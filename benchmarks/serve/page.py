@@ -16,5 +16,6 @@ load have a page of their own: [serve-load.md](serve-load.md).""",
     titles={
         "latency": "One client, frame after frame",
         "runtimes": "Runtimes",
+        "runtimes-wide": "Runtimes of a wider network",
     },
 )

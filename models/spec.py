@@ -85,6 +85,8 @@ class NormSpec(BaseModel):
         history: ``cbn`` only: ``ring``, or ``exponential`` for a long memory at the cost of one
             iteration's.
         slope_positions: ``cbn`` only: output positions that the variance's slope is computed from.
+        slope_rank: ``cbn`` only: keep each slope as factors of so few positions, which costs less
+            on small maps.
         ranks: ``cbn`` only: with several devices, ``separate`` windows or ``pooled`` ones.
     """
 
@@ -99,6 +101,7 @@ class NormSpec(BaseModel):
     r_max: Annotated[float, Field(ge=1)] | None = None
     history: Literal["ring", "exponential"] | None = None
     slope_positions: Annotated[int, Field(ge=1)] | None = None
+    slope_rank: Annotated[int, Field(ge=1)] | None = None
     ranks: Literal["separate", "pooled"] | None = None
 
     @model_validator(mode="after")
@@ -108,6 +111,8 @@ class NormSpec(BaseModel):
             raise ValueError(f"{names}: only kind 'cbn' takes it, this is {self.kind!r}")
         if self.history == "exponential" and self.variance == "paper":
             raise ValueError("variance 'paper' is for history 'ring': leave one of them out")
+        if self.history == "exponential" and self.slope_rank is not None:
+            raise ValueError("slope_rank is for history 'ring': leave one of them out")
         return self
 
     def for_batch(self, images: int) -> Self:

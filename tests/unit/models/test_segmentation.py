@@ -3,9 +3,10 @@
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from models import ModelSpec, NormSpec, build_model
-from norm import convert_batchnorm
+from norm import CrossIterationBatchNorm2d, convert_batchnorm
 
 SPECS = [
     ModelSpec(encoder="resnet18", encoder_depth=3),
@@ -70,6 +71,8 @@ def test_options_of_cbn_belong_to_cbn_alone() -> None:
         NormSpec(kind="bn", window_size=4)
     with pytest.raises(ValidationError, match="history 'ring'"):
         NormSpec(kind="cbn", history="exponential", variance="paper")
+    with pytest.raises(ValidationError, match="history 'ring'"):
+        NormSpec(kind="cbn", history="exponential", slope_rank=8)
     with pytest.raises(ValidationError, match="window_size"):
         NormSpec(window_size=4)
 
@@ -79,3 +82,12 @@ def test_without_a_wish_single_frames_pool_a_window_and_larger_batches_do_not() 
     assert NormSpec().for_batch(2) == NormSpec(kind="bn")
     wish = NormSpec(kind="cbn", window_size=4)
     assert wish.for_batch(16) == wish
+
+
+def test_a_job_can_ask_for_slopes_as_factors() -> None:
+    asked = NormSpec(kind="cbn", slope_rank=8)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    example = torch.rand(1, 3, 16, 16)
+    converted, _ = convert_batchnorm(network, example, kind="cbn", **asked.options)
+    layers = [each for each in converted if isinstance(each, CrossIterationBatchNorm2d)]
+    assert [layer.slope_rank for layer in layers] == [8]

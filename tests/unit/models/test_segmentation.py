@@ -89,5 +89,5 @@ def test_a_job_can_ask_for_slopes_as_factors() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     example = torch.rand(1, 3, 16, 16)
     converted, _ = convert_batchnorm(network, example, kind="cbn", **asked.options)
-    layers = [each for each in converted if isinstance(each, CrossIterationBatchNorm2d)]
+    layers = [each for each in converted.modules() if isinstance(each, CrossIterationBatchNorm2d)]
     assert [layer.slope_rank for layer in layers] == [8]

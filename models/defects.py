@@ -143,8 +143,8 @@ def _regions(
     threshold: ClassThreshold,
 ) -> tuple[list[Defect], int]:
     regions: list[_Region] = []
-    for part, corner in _parts_above(class_map, blocks, threshold.threshold):
-        regions += _label(part, class_map, corner, threshold.min_area_px)
+    for part, corner, peak in _parts_above(class_map, blocks, threshold.threshold):
+        regions += _label(part, class_map, corner, peak, threshold.min_area_px)
     regions.sort(key=lambda region: -region.score)
     defects = [
         Defect(
@@ -183,8 +183,8 @@ def _block_maxima(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _parts_above(
     class_map: NDArray[np.float32], blocks: NDArray[np.float32], threshold: float
-) -> Iterator[tuple[NDArray[np.uint8], tuple[int, int]]]:
-    """Yield masks of what lies above a threshold with their (x, y) corners in the frame.
+) -> Iterator[tuple[NDArray[np.uint8], tuple[int, int], float]]:
+    """Yield masks of what lies above a threshold, their (x, y) corners and highest probabilities.
 
     Each region lies in one of them, whole.  A defect is small, and labelling a whole frame takes
     longer than all else that is done with its probabilities.  So blocks that reach the threshold
@@ -195,7 +195,7 @@ def _parts_above(
         return
     count, labels, stats, _ = cv2.connectedComponentsWithStats(reaching, connectivity=8)
     if count > _MOST_PARTS:
-        yield (class_map >= threshold).view(np.uint8), (0, 0)
+        yield (class_map >= threshold).view(np.uint8), (0, 0), float(blocks.max())
         return
     for label in range(1, count):
         x, y, columns, rows, _ = (int(value) for value in stats[label])
@@ -207,34 +207,41 @@ def _parts_above(
             # Blocks of others lie in the box of these.
             pixels = own.repeat(_BLOCK_PX, axis=0).repeat(_BLOCK_PX, axis=1)
             part &= pixels[: part.shape[0], : part.shape[1]]
-        yield part.view(np.uint8), (left, top)
+        peak = float(blocks[y : y + rows, x : x + columns][own].max())
+        yield part.view(np.uint8), (left, top), peak
 
 
 def _label(
     part: NDArray[np.uint8],
     class_map: NDArray[np.float32],
     corner: tuple[int, int],
+    peak: float,
     min_area_px: int,
 ) -> list[_Region]:
-    """Return the regions of a part of a frame that are large enough."""
+    """Return the regions of a part of a frame that are large enough.
+
+    Args:
+        part: (h, w), 1 where the threshold is reached.
+        class_map: (H, W) of the frame.
+        corner: (x, y) of the part in the frame.
+        peak: The highest probability in the part.
+        min_area_px: Of a region.
+    """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(part, connectivity=8)
     left, top = corner
-    y, x = np.nonzero(part)
-    peaks = np.zeros(count, np.float32)
-    np.maximum.at(peaks, labels[y, x], class_map[top + y, left + x])
-    large = np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= min_area_px) + 1
-    return [
-        _Region(
-            float(peaks[label]),
-            (left + x, top + y, width, height),
-            area,
-            labels,
-            int(label),
-            corner,
-        )
-        for label in large
-        for x, y, width, height, area in [stats[label].tolist()]
-    ]
+    regions = []
+    for label, (x, y, width, height, area_px) in enumerate(stats.tolist()):
+        # The first label is of all that lies below the threshold.
+        if label == 0 or area_px < min_area_px:
+            continue
+        score = peak
+        if count > 2:
+            inside = labels[y : y + height, x : x + width] == label
+            around = class_map[top + y : top + y + height, left + x : left + x + width]
+            score = float(around[inside].max())
+        box = (left + x, top + y, width, height)
+        regions.append(_Region(score, box, area_px, labels, label, corner))
+    return regions
 
 
 def _outline(region: NDArray[np.bool_], x: int, y: int) -> tuple[tuple[int, int], ...]:

@@ -27,7 +27,7 @@ from training.config import RunConfig
 from training.errors import DivergedError
 from training.events import EventLog
 from training.loop_state import LoopState, Trained, checkpoint_content, restore_checkpoint
-from training.memory.shortage import release_memory
+from training.memory.shortage import release_memory, return_free_pages
 from training.memory.step_in_flight import step_in_flight
 from training.optimizer_step import ALONE, take_step
 from training.preparation import Prepared, learner_of
@@ -293,7 +293,7 @@ class TrainingLoop:
 
     def _look_at_calibration(self) -> None:
         """Judge the weights on the calibration frames and keep them if they are the best so far."""
-        release_memory()
+        return_free_pages()
         state, average = self.state, self.trained.average
         shown = average.applied_to(self.prepared.network) if average else contextlib.nullcontext()
         with shown:
@@ -341,7 +341,7 @@ class TrainingLoop:
         self._checkpointed_s = time.monotonic()
 
     def _save(self, directory: Path) -> None:
-        release_memory()
+        return_free_pages()
         content = checkpoint_content(self.state, self.trained, self.ranks)
         if self.ranks.is_first:
             save_checkpoint(directory, self.state.step, content)

@@ -36,7 +36,7 @@ from training.launch import all_ranks
 from training.loop import TrainingLoop
 from training.loop_state import LoopState
 from training.memory.plan import MemoryPlan
-from training.memory.shortage import is_out_of_memory, release_memory
+from training.memory.shortage import is_out_of_memory, release_memory, return_free_pages
 from training.performance import peak_memory, training_speed
 from training.preparation import Prepared, prepare
 from training.progress import Progress
@@ -227,7 +227,7 @@ def _finish(
     network = build_network(info)
     network.load_state_dict(loop.state.best_weights)
     bundle = Bundle(info=info, network=network.eval())
-    release_memory()
+    return_free_pages()
     judge = judge_detector if prepared.model.task == "detection" else judge_segmentation
     tolerance = PARITY_TOLERANCE[prepared.device.type]
     judged = judge(prepared, bundle, tolerance, run.gallery, config.escape_constraint)

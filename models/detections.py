@@ -131,7 +131,7 @@ def find_boxed_defects(
         detections.boxes, detections.scores, detections.classes, strict=True
     ):
         chosen = point.classes[classes[index]]
-        x, y, width, height = _whole_pixels(box, size)
+        x, y, width, height = whole_pixels(box, size)
         if score >= chosen.threshold and width * height >= chosen.min_area_px:
             defects.append(
                 Defect(
@@ -148,7 +148,7 @@ def find_boxed_defects(
     return tuple(defects), notes
 
 
-def _whole_pixels(box: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def whole_pixels(box: NDArray[np.float32], size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return x, y, width and height of the pixels of the frame that a box touches, one at least."""
     height, width = size
     left = min(max(math.floor(box[0]), 0), width - 1)

@@ -1,6 +1,5 @@
 """Which labelled and reported boxes of a frame a detector's gallery is offered."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,9 +8,10 @@ from numpy.typing import NDArray
 
 from data import Frame
 from models import OperatingPoint
+from models.detections import whole_pixels
 from training.average_precision import JudgedFrame
 from training.box_matches import match_places
-from training.gallery import FINDINGS_A_FRAME, Box, Crop, Finding, Gallery, Kind, cut_crop
+from training.gallery import FINDINGS_A_FRAME, Crop, Finding, Gallery, Kind, cut_crop
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,8 @@ class BoxFindings:
         """Offer the worst of one frame, class by class."""
         for index in range(len(self._classes)):
             boxes = _matched(judged, index)
-            findings = self._misses(frame, boxes, index)
-            if judged.is_good or (boxes.is_false & self._is_reported(boxes, index)).any():
-                findings += self._alarms(frame, judged, boxes, index)
-            for finding in findings:
+            misses = self._misses(frame, boxes, index)
+            for finding in (*misses, *self._alarms(frame, judged, boxes, index)):
                 self._gallery.offer(finding, lambda each: self._crop(each, frame, judged))
 
     def _is_reported(self, boxes: _Matched, index: int) -> NDArray[np.bool_]:
@@ -78,10 +76,10 @@ class BoxFindings:
     def _alarms(
         self, frame: Frame, judged: JudgedFrame, boxes: _Matched, index: int
     ) -> list[Finding]:
-        """Return the reported boxes that find nothing, or the one that came nearest to it."""
+        """Return the reported boxes that find nothing; of a good frame else the nearest to it."""
         is_wrong = boxes.is_false & self._is_reported(boxes, index)
         shown = np.flatnonzero(is_wrong)[:FINDINGS_A_FRAME]
-        if not shown.size:
+        if not shown.size and judged.is_good:
             shown = np.flatnonzero(boxes.is_false)[:1]
         return [
             self._finding(
@@ -116,8 +114,7 @@ class BoxFindings:
         is_wrong: bool,
         labelled_as: tuple[str, ...] = (),
     ) -> Finding:
-        height, width = frame.pixels.shape[:2]
-        place = _touched_pixels(box, width, height)
+        place = whole_pixels(box, (frame.pixels.shape[0], frame.pixels.shape[1]))
         return Finding(
             kind=kind,
             frame=frame.name,
@@ -153,21 +150,10 @@ def _matched(judged: JudgedFrame, index: int) -> _Matched:
     return _Matched(labelled, found_at, reported, scores, places < 0)
 
 
-def _touched_pixels(box: NDArray[np.float32], width: int, height: int) -> Box:
-    """Return x, y, width and height of the whole pixels that a box touches, inside the frame."""
-    left, top = (max(math.floor(float(value)), 0) for value in box[:2])
-    right, bottom = (
-        min(math.ceil(float(value)), limit)
-        for value, limit in zip(box[2:], (width, height), strict=True)
-    )
-    left, top = min(left, width - 1), min(top, height - 1)
-    return (left, top, max(right - left, 1), max(bottom - top, 1))
-
-
 def _filled(boxes: NDArray[np.float32], width: int, height: int) -> NDArray[np.bool_]:
     """Draw boxes into (H, W)."""
     drawn = np.zeros((height, width), np.bool_)
     for box in boxes:
-        x, y, box_width, box_height = _touched_pixels(box, width, height)
+        x, y, box_width, box_height = whole_pixels(box, (height, width))
         drawn[y : y + box_height, x : x + box_width] = True
     return drawn

@@ -143,8 +143,10 @@ class _Preparation:
         onnx, openvino = self._building / ONNX_NAME, self._building / OPENVINO_NAME
         export_onnx(self._model.network, self._info, onnx)
         convert_to_openvino(onnx, openvino)
-        golden, scored = self._golden(OpenVinoEngine(openvino))
-        refused = self._quantize()
+        scorer = OpenVinoEngine(openvino)
+        golden, scored = self._golden(scorer)
+        refused = self._quantize(scorer)
+        del scorer  # One engine at a time is held beside the network.
         size, timed = _commonest(golden)
         extremes = [
             StoredFrame(frame.name, partial(np.asarray, frame.pixels), is_drawn=True)
@@ -199,9 +201,8 @@ class _Preparation:
         nearest = np.argsort(distances, kind="stable")[:GOLDEN_FRAMES]
         return [scored[index] for index in sorted(nearest)], len(scored)
 
-    def _quantize(self) -> list[EngineMeasurement]:
+    def _quantize(self, scorer: Engine) -> list[EngineMeasurement]:
         """Make the 8-bit form; return what to record where there is none."""
-        scorer = OpenVinoEngine(self._building / OPENVINO_NAME)
         chosen = spread(self._frames.training, QUANTIZATION_FRAMES)
         self._quantized_on = len(chosen)
         if not chosen:

@@ -19,8 +19,9 @@ from models.certified_point import certified_point
 from models.part_scores import AREAS_PX, PartScores, rates_at, read_part_scores
 from service.database.tables import Model
 from service.deployment_resources import EscapeLimit, OperatingPointPreview
-from service.errors import Conflict, InvalidRequest
+from service.errors import Conflict
 from service.ids import new_id
+from service.promotion import check_classes
 from service.storage import Storage, disk_errors, flush_to_disk
 
 _ON_CALIBRATION = (
@@ -70,14 +71,7 @@ def solve(evidence: Evidence, limit: EscapeLimit) -> OperatingPoint:
     Raises:
         InvalidRequest: The limit names a class that the model does not know.
     """
-    for name in limit.per_class:
-        if name not in evidence.info.classes:
-            raise InvalidRequest(
-                "unknown_class",
-                f"the model knows no class {name!r}",
-                where="/escape/per_class",
-                hint=f"its classes are {', '.join(evidence.info.classes)}",
-            )
+    check_classes(limit, evidence.info.classes, where="/escape/per_class")
 
     def asked(name: str) -> EscapeConstraint:
         return EscapeConstraint(limit.rate_of(name), limit.confidence)

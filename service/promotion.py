@@ -10,6 +10,7 @@ from typing import Any
 
 from models import BundleInfo
 from models.certificate import EscapeConstraint, parts_needed, upper_bound
+from models.part_scores import AREAS_PX
 from service.deployment_resources import (
     Constraint,
     EscapeLimit,
@@ -19,10 +20,6 @@ from service.deployment_resources import (
     Shortfall,
 )
 from service.errors import Conflict, InvalidRequest
-
-# Minimum areas that a certificate's choice is made from, where it does not say: each of them is
-# proven at a share of the risk.
-_CANDIDATES = 5
 
 
 class ConstraintNotMet(Conflict):
@@ -74,7 +71,7 @@ def judge(info: BundleInfo, constraint: Constraint | None, override: Override | 
         return Gate(outcome="no_constraint", notes=(*notes, *_unneeded(override)))
     found: list[str | Shortfall] = []
     if constraint.escape is not None:
-        _check_classes(constraint.escape, info.classes)
+        check_classes(constraint.escape, info.classes, where="/constraint/escape/per_class")
         found += [_judge_escape(name, constraint.escape, info) for name in info.classes]
     if constraint.overkill is not None:
         found.append(_judge_overkill(constraint.overkill, info.metrics))
@@ -117,7 +114,7 @@ def _judge_escape(name: str, limit: EscapeLimit, info: BundleInfo) -> str | Shor
     sure = f"at {_percent(limit.confidence)} confidence"
     if bound is not None and bound <= rate:
         return f"{asked}: {_percent(bound)} proven {sure} by {parts} defective parts"
-    candidates = int(certificate.get("candidates", _CANDIDATES))
+    candidates = int(certificate.get("candidates", len(AREAS_PX)))
     each = EscapeConstraint(rate, 1 - (1 - limit.confidence) / candidates)
     missing = max(0, parts_needed(each) - parts)
     is_proven = "nothing is proven" if bound is None else f"{_percent(bound)} is proven"
@@ -164,13 +161,18 @@ def _judge_overkill(limit: OverkillLimit, metrics: dict[str, Any]) -> str | Shor
     )
 
 
-def _check_classes(limit: EscapeLimit, classes: tuple[str, ...]) -> None:
+def check_classes(limit: EscapeLimit, classes: tuple[str, ...], *, where: str) -> None:
+    """Refuse a limit that names a class that the model does not know.
+
+    Raises:
+        InvalidRequest: It names the class, and ``where`` as its place in the request.
+    """
     for name in limit.per_class:
         if name not in classes:
             raise InvalidRequest(
                 "unknown_class",
                 f"the model knows no class {name!r}",
-                where="/constraint/escape/per_class",
+                where=where,
                 hint=f"its classes are {', '.join(classes)}",
             )
 

@@ -41,11 +41,10 @@ class Answers:
         """Offer a frame that was inspected in time to what comes after; nothing waits for it."""
         if answer.verdict == "NOT_INSPECTED" or draft.inspected is None or draft.upload is None:
             return
-        if wish.served is not None:
-            inspected = draft.inspected
-            self._follow_up.offer(
-                Answered(draft.upload, wish.served, answer, inspected.inspection, inspected.info)
-            )
+        inspected = draft.inspected
+        self._follow_up.offer(
+            Answered(draft.upload, wish.served, answer, inspected.inspection, inspected.info)
+        )
 
     def part(
         self, drafts: Sequence[Draft], wish: Wish, part_id: str, model: BundleInfo
@@ -56,14 +55,16 @@ class Answers:
             part_id=part_id,
             verdict=part_verdict([image.verdict for image in images]),
             images=images,
-            warnings=wish.warnings
+            warnings=wish.served.warnings
             if images
-            else ("the deadline passed before the frames had arrived", *wish.warnings),
+            else ("the deadline passed before the frames had arrived", *wish.served.warnings),
             timings_ms={"total": 1000 * (time.perf_counter() - wish.begin_s)},
             request_id=wish.request_id,
         )
-        answer = self._recorder.record_part(answer, wish.model_id, wish.deployment, wish.deadline_s)
-        self._metrics.count_part(answer.verdict, wish.deployment)
+        answer = self._recorder.record_part(
+            answer, wish.served.model_id, wish.served.deployment, wish.deadline_s
+        )
+        self._metrics.count_part(answer.verdict, wish.served.deployment)
         return answer
 
 

@@ -45,31 +45,22 @@ class Wish:
     """What a request asks for.
 
     Attributes:
-        model_id: Who is asked.
-        deployment: The name that named the model, if one did.
+        served: Who is asked, with all that goes with the model, read at the request's beginning.
         request_id: Of the request.
         begin_s: When the request's head had arrived, on the clock of `time.perf_counter`.
         deadline_s: When an answer is of no use any more, on the same clock.
         pictures: To be drawn.
         run_lengths: Whether masks are wanted as run lengths.
         part_id: The part that the frames show.
-        served: All that goes with the model, read with it at the request's beginning.
     """
 
-    model_id: str
-    deployment: str | None
+    served: Served
     request_id: str
     begin_s: float
     deadline_s: float | None = None
     pictures: tuple[Picture, ...] = ()
     run_lengths: bool = False
     part_id: str | None = None
-    served: Served | None = None
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What each answer says of the deployment."""
-        return () if self.served is None else self.served.warnings
 
     @property
     def is_late(self) -> bool:
@@ -172,7 +163,7 @@ class FrameInspections:
         queue = self._inference.queue
         client = request.client.host if request.client else ""
         try:
-            places = queue.admit(wish.model_id, client, wish.deadline_s, len(drafts))
+            places = queue.admit(wish.served.model_id, client, wish.deadline_s, len(drafts))
         except NotReady as error:
             self._metrics.count_refused(error.code)
             raise
@@ -255,15 +246,15 @@ def prediction_of(draft: Draft, wish: Wish) -> Prediction:
             sha256=draft.sha256,
         ),
         model=PredictedBy(
-            id=wish.model_id,
-            deployment=wish.deployment,
+            id=wish.served.model_id,
+            deployment=wish.served.deployment,
             operating_point={}
             if inspected is None
             else inspected.info.operating_point.model_dump(mode="json"),
             engine=None if inspected is None else inspected.inspection.engine,
         ),
         timings_ms=timings_ms,
-        warnings=(*draft.notes, *notes, *wish.warnings),
+        warnings=(*draft.notes, *notes, *wish.served.warnings),
         pictures=drawn.pictures,
         masks=drawn.masks,
         part_id=wish.part_id,

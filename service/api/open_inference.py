@@ -253,13 +253,11 @@ def _wish(
         served = _named(session, name)
     end_s = None if parameters.deadline_ms is None else begin_s + parameters.deadline_ms / 1000
     wish = Wish(
-        model_id=served.model_id,
-        deployment=served.deployment,
+        served=served,
         request_id=request.scope["state"]["request_id"],
         begin_s=begin_s,
         deadline_s=end_s,
         part_id=parameters.part_id,
-        served=served,
     )
     return wish, inference.describe(served.model_id)
 

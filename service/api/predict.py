@@ -67,15 +67,13 @@ class PredictionQuery:
         served = _chosen_model(request, self.deployment, self.model)
         end_s = None if self.deadline_ms is None else self.begin_s + self.deadline_ms / 1000
         return Wish(
-            model_id=served.model_id,
-            deployment=served.deployment,
+            served=served,
             request_id=request.scope["state"]["request_id"],
             begin_s=self.begin_s,
             deadline_s=end_s,
             pictures=pictures,
             run_lengths=RUN_LENGTHS in wanted,
             part_id=part_id,
-            served=served,
         )
 
 
@@ -115,7 +113,7 @@ def ask(
         NotFound: There is no such model or deployment.
     """
     wish = query.wish(request, part_id)
-    return wish, inference.describe(wish.model_id)
+    return wish, inference.describe(wish.served.model_id)
 
 
 def _pictures(wanted: list[str]) -> tuple[Picture, ...]:

@@ -1,18 +1,16 @@
 """A frame that the line sent and the answer it got, for whoever looks at both afterwards."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import cv2
 import numpy as np
 
-from data.bayer import BayerPattern
-from data.camera_buffers import BufferLayout, decode_buffer
+from data.camera_buffers import decode_buffer
 from data.headers import read_header
-from data.images import DecodedImage
 from models import BundleInfo, Inspection
 from service.deployments import Served
 from service.resources import Prediction
+from service.uploaded_frame import UploadedFrame
 
 _SUFFIXES = {
     "image/jpeg": ".jpg",
@@ -21,25 +19,6 @@ _SUFFIXES = {
     "image/tiff": ".tif",
     "image/webp": ".webp",
 }
-
-
-class LineFrame(Protocol):
-    """A frame as it was sent."""
-
-    @property
-    def name(self) -> str:
-        """As the sender calls it."""
-
-    @property
-    def raw(self) -> bytes:
-        """A picture's file, or a camera's buffer."""
-
-    @property
-    def layout(self) -> BufferLayout | None:
-        """Of a buffer; None for a file."""
-
-    def decode(self, bayer: BayerPattern | None) -> DecodedImage:
-        """Return its pixels."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +33,14 @@ class Answered:
         info: The model that said it, with the thresholds it was judged by.
     """
 
-    frame: LineFrame
+    frame: UploadedFrame
     served: Served
     prediction: Prediction
     inspection: Inspection
     info: BundleInfo
 
 
-def picture_file(frame: LineFrame) -> tuple[bytes, str]:
+def picture_file(frame: UploadedFrame) -> tuple[bytes, str]:
     """Return a frame as a picture file and its media type.
 
     A file stays as it was sent, byte for byte. A buffer becomes a PNG file of the same pixels; a

@@ -23,13 +23,14 @@ from service.database.tables import Deployment, KeptFrame, ShadowCount, ShadowRu
 from service.deployment_resources import ShadowWish
 from service.errors import Conflict, NotFound
 from service.kept_frames import Bounds, Disagreement, KeptFrames
-from service.line_frames import Answered, LineFrame
+from service.line_frames import Answered
 from service.resources import Prediction
 from service.shadow_process import ShadowFailed
+from service.uploaded_frame import UploadedFrame
 
 logger = logging.getLogger(__name__)
 
-Ask = Callable[[str, LineFrame], Mapping[str, Any]]
+Ask = Callable[[str, UploadedFrame], Mapping[str, Any]]
 
 # A frame holds its bytes while it waits.
 _WAITING_FRAMES = 4

@@ -10,8 +10,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from service.line_frames import LineFrame
 from service.storage import Storage
+from service.uploaded_frame import UploadedFrame
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ShadowProcess:
         self._is_stopped = False
         self._has_answered = False
 
-    def ask(self, model_id: str, frame: LineFrame) -> dict[str, Any]:
+    def ask(self, model_id: str, frame: UploadedFrame) -> dict[str, Any]:
         """Return what a model says of a frame: ``verdict``, ``defects`` and ``warnings``.
 
         Raises:

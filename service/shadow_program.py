@@ -12,13 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data.bayer import decode_frame
-from data.camera_buffers import BufferLayout, decode_buffer
+from data.camera_buffers import BufferLayout
 from data.errors import DataError
-from data.images import DecodedImage
 from models import FrozenDetector, FrozenModel, freeze_bundle, load_bundle
-from models.bundle import BundleInfo
 from models.errors import ModelsError
+from service.uploaded_frame import UploadedFrame
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +71,9 @@ class _Looker:
 def _look(
     model: FrozenModel | FrozenDetector, raw: bytes, header: dict[str, Any]
 ) -> dict[str, Any]:
-    decoded = _decoded(model.info, raw, header)
+    layout = None if header["layout"] is None else BufferLayout(**header["layout"])
+    frame = UploadedFrame(header["name"], raw, layout)
+    decoded = frame.decode(model.info.preprocessing.bayer)
     inspection = model.inspect(decoded.pixels)
     return {
         "verdict": inspection.verdict,
@@ -90,13 +90,6 @@ def _look(
         "warnings": [*decoded.notes, *inspection.notes],
         "timings_ms": inspection.timings_ms,
     }
-
-
-def _decoded(info: BundleInfo, raw: bytes, header: dict[str, Any]) -> DecodedImage:
-    bayer = info.preprocessing.bayer
-    if header["layout"] is None:
-        return decode_frame(raw, name=header["name"], bayer=bayer)
-    return decode_buffer(raw, BufferLayout(**header["layout"]), bayer=bayer)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
 """The frame that a request brings: a form's part, a picture as the body, or a camera's buffer."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
-from data import decode_frame
-from data.bayer import BayerPattern
-from data.camera_buffers import PIXEL_FORMATS, BufferLayout, decode_buffer
-from data.images import DecodedImage
+from data.camera_buffers import PIXEL_FORMATS, BufferLayout
 from service.errors import InvalidRequest, PayloadTooLarge
+from service.uploaded_frame import UploadedFrame
 
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
 _BUFFER_TYPE = "application/octet-stream"
@@ -52,31 +49,6 @@ REQUEST_BODY = {
 }
 # Ten digits would be a number that no frame has, and int() is slow on very long ones.
 _MOST_DIGITS = 9
-
-
-@dataclass(frozen=True)
-class UploadedFrame:
-    """A frame's bytes and what they are.
-
-    Attributes:
-        name: As the sender calls it.
-        raw: A picture's file, or a buffer.
-        layout: Of a buffer; None for a file.
-    """
-
-    name: str
-    raw: bytes
-    layout: BufferLayout | None = None
-
-    def decode(self, bayer: BayerPattern | None) -> DecodedImage:
-        """Return its pixels, demosaiced if frames are declared to be mosaics.
-
-        Raises:
-            ImageError: It is no picture, or not such a one.
-        """
-        if self.layout is None:
-            return decode_frame(self.raw, name=self.name, bayer=bayer)
-        return decode_buffer(self.raw, self.layout, bayer=bayer)
 
 
 async def read_frame(request: Request) -> list[UploadedFrame]:

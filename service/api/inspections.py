@@ -16,7 +16,6 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from models import BundleInfo, Inspection
-from service.api.frame_body import UploadedFrame
 from service.api.frame_threads import FrameThreads
 from service.deployments import Served
 from service.errors import InvalidRequest, NotReady
@@ -33,6 +32,7 @@ from service.resources import (
 )
 from service.serving_mark import ServingMark
 from service.serving_metrics import ServingMetrics
+from service.uploaded_frame import UploadedFrame
 
 T = TypeVar("T")
 ReadFrames = Callable[[Request], Awaitable[list[UploadedFrame]]]

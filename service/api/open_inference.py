@@ -25,13 +25,14 @@ from service.api.dependencies import (
     StorageDependency,
     WarmStartDependency,
 )
-from service.api.frame_body import UploadedFrame, read_body
+from service.api.frame_body import read_body
 from service.api.health import get_readiness
 from service.api.inspections import Draft, Wish
 from service.deployments import Served
 from service.errors import InvalidRequest, NotFound, PayloadTooLarge
 from service.inference import InferenceEngine
 from service.resources import Prediction
+from service.uploaded_frame import UploadedFrame
 
 router = APIRouter(prefix="/v2", tags=["open inference"])
 

@@ -22,11 +22,11 @@ from models import (
     write_bundle,
 )
 from models.certificate import exact_interval
-from service.line_frames import LineFrame
 from service.settings import Settings
 from service.shadow import ShadowComparison
 from service.shadow_process import ShadowFailed, ShadowProcess
 from service.storage import Storage
+from service.uploaded_frame import UploadedFrame
 
 AddModel = Callable[..., str]
 WIDTH, HEIGHT = 96, 64
@@ -86,7 +86,7 @@ def in_process(client: TestClient, storage: Storage) -> None:
     """Ask models in this process: starting another one takes seconds."""
     loaded: dict[str, Any] = {}
 
-    def ask(model_id: str, frame: LineFrame) -> dict[str, Any]:
+    def ask(model_id: str, frame: UploadedFrame) -> dict[str, Any]:
         if model_id not in loaded:
             loaded[model_id] = freeze_bundle(load_bundle(storage.bundle_dir(model_id)), "cpu")
         inspection = loaded[model_id].inspect(frame.decode(None).pixels)
@@ -176,7 +176,7 @@ def test_the_line_is_answered_while_the_shadow_is_stuck_and_what_it_misses_is_co
 ) -> None:
     may_go_on, began = Event(), Event()
 
-    def stuck(model_id: str, frame: LineFrame) -> dict[str, Any]:
+    def stuck(model_id: str, frame: UploadedFrame) -> dict[str, Any]:
         began.set()
         assert may_go_on.wait(60)
         return {"verdict": "OK", "defects": []}
@@ -253,7 +253,7 @@ def test_a_shadow_that_does_not_suit_the_frames_fails_and_says_why(
     model = add_model("raw", bayer_bundle)
     runtime = FrozenModel(load_bundle(storage.bundle_dir(model)), "cpu")
 
-    def ask(_: str, frame: LineFrame) -> dict[str, Any]:
+    def ask(_: str, frame: UploadedFrame) -> dict[str, Any]:
         try:
             runtime.inspect(frame.decode(None).pixels)
         except Exception as error:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from models import load_bundle
 from service.database.tables import Model
-from service.errors import NotFound, StorageError
+from service.errors import InvalidRequest, NotFound, StorageError
 from service.jobs.run_directory import BUNDLE_DIR, REPORT_FILE
 from service.storage import Storage
 from service.tar_stream import tar_of
@@ -75,6 +75,18 @@ def add(
     """Add a model's row unless it is there."""
     if session.get(Model, model_id) is None:
         session.add(Model(id=model_id, job_id=job_id, version_id=version_id, report=report))
+
+
+def check_named(session: Session, model_id: str) -> None:
+    """Refuse a request whose body names a model that is not there.
+
+    Raises:
+        InvalidRequest: At ``/model``, since the address itself is right.
+    """
+    try:
+        get(session, model_id)
+    except NotFound as error:
+        raise InvalidRequest(error.code, error.detail, where="/model", hint=error.hint) from error
 
 
 def get(session: Session, model_id: str) -> Model:

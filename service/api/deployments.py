@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models import BundleInfo
 from service import deployments, engines, model_registry
 from service.api.dependencies import (
     InferenceDependency,
@@ -30,8 +29,6 @@ from service.deployment_resources import (
     Reason,
 )
 from service.deployments import Author, Promotion
-from service.errors import InvalidRequest, NotFound
-from service.inference import InferenceEngine
 from service.ledger.recorder import PredictionRecorder
 from service.settings import Settings
 
@@ -158,10 +155,7 @@ def put_deployment(
     Requests under way finish on the model they began with. The new one is loaded first; if that
     fails, or the gate refuses it, the deployment stays as it is.
     """
-    try:
-        model_registry.get(reading, body.model)
-    except NotFound as error:
-        raise InvalidRequest(error.code, error.detail, where="/model", hint=error.hint) from error
+    model_registry.check_named(reading, body.model)
     promotion = Promotion(
         model_id=body.model,
         info=inference.describe(body.model),
@@ -170,7 +164,7 @@ def put_deployment(
         override=body.override,
     )
     deployments.check(reading, name, promotion)
-    make_ready(inference, body.model)
+    inference.warm(body.model)
     deployment, event = deployments.put(writing, name, promotion, body.author(user))
     ask_for_engines(settings, writing, promotion)
     response.status_code = 201 if event is not None and event.kind == "created" else 200
@@ -190,7 +184,7 @@ def roll_back_deployment(
     """Serve the model before again; a second call goes one further back."""
     body = body or RollbackRequest()
     previous = deployments.previous_model(deployments.get(reading, name))
-    promotion = Promotion(previous, make_ready(inference, previous), override=body.override)
+    promotion = Promotion(previous, inference.warm(previous), override=body.override)
     deployment, event = deployments.roll_back(
         writing, name, promotion, body.author(user), given_up=body.given_up
     )
@@ -212,11 +206,6 @@ def list_history(
         descending=True,
     )
     return Page(items=[_event(row) for row in rows], next_cursor=following)
-
-
-def make_ready(inference: InferenceEngine, model_id: str) -> BundleInfo:
-    """Load a model before it is served; what else a model needs beforehand belongs here."""
-    return inference.warm(model_id)
 
 
 def ask_for_engines(settings: Settings, session: Session, promotion: Promotion) -> None:

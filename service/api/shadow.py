@@ -26,7 +26,6 @@ from service.deployment_resources import (
     ShadowWish,
 )
 from service.deployments import Author
-from service.errors import InvalidRequest, NotFound
 from service.follow_up import FollowUp
 
 router = APIRouter(tags=["deployments"])
@@ -64,10 +63,7 @@ def put_shadow(
 
     Its answers go nowhere but into the comparison. A run that is under way ends.
     """
-    try:
-        model_registry.get(reading, body.model)
-    except NotFound as error:
-        raise InvalidRequest(error.code, error.detail, where="/model", hint=error.hint) from error
+    model_registry.check_named(reading, body.model)
     inference.describe(body.model)
     deployment = deployments.get(writing, name)
     wish = ShadowWish.model_validate(body.model_dump(exclude={"by", "reason"}))

@@ -1,5 +1,6 @@
 """What is known of a model's engines on one machine: ``engines.json`` beside the exported files."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -40,7 +41,7 @@ class Machine(_Record):
         processor: Name and instruction sets.
         threads: Cores that torch and the runtimes may use.
         accelerator: The GPU's name; None without one.
-        libraries: Versions.
+        libraries: Versions of those that are installed, and of cuDNN where there is a GPU.
     """
 
     processor: str
@@ -55,7 +56,7 @@ class Machine(_Record):
             processor=_processor(),
             threads=torch.get_num_threads(),
             accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            libraries={name: metadata.version(name) for name in _LIBRARIES},
+            libraries=_library_versions(),
         )
 
     def differences(self, other: "Machine") -> str:
@@ -242,6 +243,17 @@ def fastest(engines: tuple[EngineMeasurement, ...], device: str) -> EngineName:
     }
     best = max(able, key=lambda name: able[name], default=REFERENCE_ENGINE)
     return best if able.get(best, 0.0) > 1 else REFERENCE_ENGINE
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    if torch.cuda.is_available():
+        # It chooses the algorithms of convolutions by rules of its own.
+        versions["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    return versions
 
 
 def _processor() -> str:

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from models import EngineError, FrozenDetector, FrozenModel, freeze_bundle, load_bundle
+from models.cuda_graphs import release_cached_memory
 from models.engine_preparation import torch_engine
 from models.engine_record import (
     RECORD_NAME,
@@ -19,7 +20,7 @@ from models.engine_record import (
     read_record,
 )
 from models.engines import REFERENCE_ENGINE, Engine
-from models.runtime import engine_probabilities
+from models.runtime import warm_up
 from service.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -109,6 +110,8 @@ class ServedModels:
             model.use(model.reference, notes)
             return
         model.use(engine)
+        # What the reference took for activations is nobody's now, and a training may want it.
+        release_cached_memory(model.device)
         logger.info("%s: %s serves it", model_id, engine.name)
 
     def _chosen_engine(self, model_id: str, model: FrozenModel) -> Engine:
@@ -119,6 +122,9 @@ class ServedModels:
         check_usable(record, model.info, Machine.here())
         if record.chosen == REFERENCE_ENGINE:
             return model.reference
+        if record.chosen == model.engine.name and record.chosen.startswith("torch"):
+            # Nothing was exported for it, so it is the one that is compared again.
+            return model.engine
         if record.chosen.startswith("torch"):
             engine: Engine = torch_engine(model, record.chosen)
         else:
@@ -130,6 +136,7 @@ class ServedModels:
 def free_memory_bytes(device: torch.device) -> int:
     """Return how much memory a forward on this device could still take."""
     if device.type == "cuda":
+        release_cached_memory(device)
         free_bytes, _ = torch.cuda.mem_get_info(device)
         return int(free_bytes)
     return int(psutil.virtual_memory().available)
@@ -140,4 +147,4 @@ def _warm_up(engine: Engine, model: FrozenModel, record: EngineRecord) -> None:
     preprocessing = model.info.preprocessing
     dtype = np.uint8 if preprocessing.bit_depth == 8 else np.uint16
     blank = np.zeros((*record.frame_size, preprocessing.in_channels), dtype)
-    engine_probabilities(engine, [blank], preprocessing)
+    warm_up(engine, blank, preprocessing)

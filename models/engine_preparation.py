@@ -233,7 +233,7 @@ class _Preparation:
         files = sorted(self._building.iterdir())
         record = EngineRecord(
             model_digest=model_digest(self._info),
-            machine=Machine.here(),
+            machine=Machine.here(self._model.device),
             frame_size=compared.size,
             golden=compared.golden,
             engines=engines,

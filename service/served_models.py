@@ -119,7 +119,7 @@ class ServedModels:
         record = read_record(folder)
         if record is None:
             return model.reference
-        check_usable(record, model.info, Machine.here())
+        check_usable(record, model.info, Machine.here(model.device))
         if record.chosen == REFERENCE_ENGINE:
             return model.reference
         if record.chosen == model.engine.name and record.chosen.startswith("torch"):

@@ -11,6 +11,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A test asks for engines itself where it is about them: exporting beside each deployment would take
 # the cores from what is tested.
 os.environ.setdefault("HAIRLINE_PREPARE_ENGINES", "false")
+# What tests say of answers and weights is meant of a processor, whatever else the machine has; a
+# test of a GPU asks for it.
+os.environ.setdefault("HAIRLINE_DEVICE", "cpu")
 # Tests that run side by side share the cores out among them, and so do the programs they start.
 _PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _PROCESSES > 1:

@@ -43,7 +43,7 @@ def test_an_engine_that_flips_reaches_no_goal_however_fast() -> None:
     )
     record = EngineRecord(
         model_digest="0" * 64,
-        machine=Machine.here(),
+        machine=Machine.here(torch.device("cpu")),
         frame_size=(2000, 2500),
         golden=GoldenSet(available=4, scored=0, compared=4, synthetic=5, quantized_on=12),
         engines=engines,

@@ -105,7 +105,7 @@ def test_the_record_says_what_was_compared_measured_and_chosen(prepared: Prepare
     assert chosen.refusal is None
     present = {path.name for path in prepared.folder.iterdir()}
     assert present == {*record.files, RECORD_NAME}
-    check_usable(record, load_bundle(prepared.bundle).info, Machine.here())
+    check_usable(record, load_bundle(prepared.bundle).info, Machine.here(torch.device("cpu")))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_what_was_measured_elsewhere_or_of_other_thresholds_is_not_used(
     prepared: Prepared,
 ) -> None:
     info = load_bundle(prepared.bundle).info
-    here = Machine.here()
+    here = Machine.here(torch.device("cpu"))
     libraries = {**here.libraries, "openvino": "2031.1"}
     elsewhere = here.model_copy(update={"processor": "another", "libraries": libraries})
     with pytest.raises(EngineError, match="processor, openvino") as machine:

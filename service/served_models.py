@@ -20,7 +20,7 @@ from models.engine_record import (
     read_record,
 )
 from models.engines import REFERENCE_ENGINE, Engine
-from models.runtime import warm_up
+from service.frame_queue import largest_batch
 from service.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -143,8 +143,14 @@ def free_memory_bytes(device: torch.device) -> int:
 
 
 def _warm_up(engine: Engine, model: FrozenModel, record: EngineRecord) -> None:
-    """Let an engine allocate and choose for the frames of its line before the first one comes."""
+    """Let an engine allocate and choose for the frames of its line before the first one comes.
+
+    An engine keeps what its largest batch took.  That one comes by chance, hours after the start
+    maybe: memory is taken for it here, before the line relies on the engine.
+    """
     preprocessing = model.info.preprocessing
     dtype = np.uint8 if preprocessing.bit_depth == 8 else np.uint16
     blank = np.zeros((*record.frame_size, preprocessing.in_channels), dtype)
-    warm_up(engine, blank, preprocessing)
+    height, width = record.frame_size
+    for count in dict.fromkeys((largest_batch(height * width), 1)):
+        model.warm_up(engine, blank, count)

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 TilesFor = Callable[[tuple[int, int], int], list[Tile] | None]
 # Of what a frame would take that did not fit: a model, its graphs and a training leave less.
 _LESS_MEMORY = 0.25
+_LONGEST_WARMING_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -310,8 +311,10 @@ def engine_answers(
 
 def warm_up(engine: Engine, pixels: Pixels, preprocessing: Preprocessing) -> None:
     """Let an engine allocate, choose and record for frames to come of the size of these pixels."""
-    # A shape is recorded when it comes twice in a row.
-    for _ in range(2 if engine.device.type == "cuda" else 1):
+    until_s = time.monotonic() + _LONGEST_WARMING_S
+    engine_answers(engine, [pixels], preprocessing)
+    # A shape is recorded when it comes twice in a row, unless another thread is recording then.
+    while isinstance(engine, TorchEngine) and not engine.is_warm and time.monotonic() < until_s:
         engine_answers(engine, [pixels], preprocessing)
 
 

@@ -141,6 +141,11 @@ class TorchEngine:
         """Shapes (N, H, W, C) of pixels that are replayed, the one asked for longest ago first."""
         return tuple(shape for shape, _ in self._captured)
 
+    @property
+    def is_warm(self) -> bool:
+        """Whether frames of the last one's size are answered as fast as they will ever be."""
+        return not self._captures or self._last_shape in self._captured
+
     def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
         """See `Engine.probabilities`."""
         return self.probabilities_and_peaks(pixels)[0]

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 TilesFor = Callable[[tuple[int, int], int], list[Tile] | None]
 # Of what a frame would take that did not fit: a model, its graphs and a training leave less.
 _LESS_MEMORY = 0.25
+_LONGEST_WARMING_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -324,9 +325,12 @@ def warm_up(
     tiles_for: TilesFor = lambda _size, _count: None,
 ) -> None:
     """Let an engine allocate, choose and record for ``count`` frames at a time of these pixels."""
-    # A shape is recorded when it comes twice in a row.
-    for _ in range(2 if engine.device.type == "cuda" else 1):
-        engine_answers(engine, [pixels] * count, preprocessing, tiles_for)
+    until_s = time.monotonic() + _LONGEST_WARMING_S
+    frames = [pixels] * count
+    engine_answers(engine, frames, preprocessing, tiles_for)
+    # A shape is recorded when it comes twice in a row, unless another thread is recording then.
+    while isinstance(engine, TorchEngine) and not engine.is_warm and time.monotonic() < until_s:
+        engine_answers(engine, frames, preprocessing, tiles_for)
 
 
 def _asked(

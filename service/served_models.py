@@ -3,12 +3,20 @@
 import logging
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
-from models import EngineError, FrozenDetector, FrozenModel, freeze_bundle, load_bundle
+from models import (
+    EngineError,
+    FrozenDetector,
+    FrozenModel,
+    Pixels,
+    freeze_bundle,
+    load_bundle,
+)
 from models.cuda_graphs import release_cached_memory
 from models.engine_preparation import torch_engine
 from models.engine_record import (
@@ -28,6 +36,7 @@ logger = logging.getLogger(__name__)
 _POLL_S = 1.0
 # Of what is free when a model is loaded: frames that wait and a training beside it want some too.
 _MEMORY_SHARE = 0.8
+_FIRST_SIZE = (512, 512)
 
 
 class ServedModels:
@@ -63,6 +72,9 @@ class ServedModels:
         model = freeze_bundle(load_bundle(self._storage.bundle_dir(model_id)), self._device)
         if isinstance(model, FrozenModel):
             model.memory_bytes = _MEMORY_SHARE * free_memory_bytes(model.device)
+            if model.device.type == "cuda":
+                # The first frame of a GPU loads libraries and kernels, and is none of the line's.
+                model.probabilities(_blank(model, _FIRST_SIZE))
             seen = self._record_time(model_id)
             self._engage(model_id, model)
             with self._guard:
@@ -148,9 +160,13 @@ def _warm_up(engine: Engine, model: FrozenModel, record: EngineRecord) -> None:
     An engine keeps what its largest batch took.  That one comes by chance, hours after the start
     maybe: memory is taken for it here, before the line relies on the engine.
     """
-    preprocessing = model.info.preprocessing
-    dtype = np.uint8 if preprocessing.bit_depth == 8 else np.uint16
-    blank = np.zeros((*record.frame_size, preprocessing.in_channels), dtype)
     height, width = record.frame_size
     for count in dict.fromkeys((largest_batch(height * width), 1)):
-        model.warm_up(engine, blank, count)
+        model.warm_up(engine, _blank(model, record.frame_size), count)
+
+
+def _blank(model: FrozenModel, size: tuple[int, int]) -> Pixels:
+    preprocessing = model.info.preprocessing
+    dtype = np.uint8 if preprocessing.bit_depth == 8 else np.uint16
+    blank: Any = np.zeros((*size, preprocessing.in_channels), dtype)
+    return np.asarray(blank)

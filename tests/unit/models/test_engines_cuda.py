@@ -15,6 +15,7 @@ from models.cuda_graphs import release_cached_memory
 from models.engine_preparation import FrameSource, StoredFrame, prepare_engines, torch_engine
 from models.engine_record import Machine, check_usable, read_record
 from models.engines import EngineName, TorchEngine
+from models.parity import TOLERANCE
 from models.runtime import engine_answers, engine_probabilities, warm_up
 from tests.trained_bundle import patched_frame, write_trained
 
@@ -58,9 +59,9 @@ def test_the_reference_computes_in_float32_and_leaves_torchs_setting_as_it_was(
     model = on_gpu(bundles, depth)
     for seed in range(6):
         pixels = patched_frame(seed, bit_depth=depth)
-        # The same as another runtime's in float32; TF32 would be off by a hundred times as much.
         difference = np.abs(model.probabilities(pixels) - on_processor.probabilities(pixels))
-        assert difference.max() < 1e-5
+        # TF32 would be off by ten times as much.
+        assert difference.max() < TOLERANCE["torch-fp32"]
     assert torch.backends.cudnn.allow_tf32 == before
 
 
@@ -224,7 +225,8 @@ def test_hot_swaps_leave_no_memory_behind(bundles: dict[int, Path]) -> None:
     for _ in range(8):
         model = serve_another(model)
         held.append(held_bytes())
-    assert max(held[3:]) <= max(held[:3])
+    # Torch takes memory in pieces of two megabytes.
+    assert max(held[3:]) <= max(held[:3]) + 2 * MEGABYTE
     del model
     assert held_bytes() <= began_bytes + 2 * MEGABYTE
 

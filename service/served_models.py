@@ -157,11 +157,12 @@ def free_memory_bytes(device: torch.device) -> int:
 def _warm_up(engine: Engine, model: FrozenModel, record: EngineRecord) -> None:
     """Let an engine allocate and choose for the frames of its line before the first one comes.
 
-    An engine keeps what its largest batch took.  That one comes by chance, hours after the start
-    maybe: memory is taken for it here, before the line relies on the engine.
+    An engine keeps what its largest batch took, and kernels for each size of a batch.  Which come
+    is chance, and some come hours after the start maybe: memory is taken for all of them here,
+    before the line relies on the engine.
     """
     height, width = record.frame_size
-    for count in dict.fromkeys((largest_batch(height * width), 1)):
+    for count in range(largest_batch(height * width), 0, -1):
         model.warm_up(engine, _blank(model, record.frame_size), count)
 
 

@@ -11,6 +11,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A test asks for engines itself where it is about them: exporting beside each deployment would take
 # the cores from what is tested.
 os.environ.setdefault("HAIRLINE_PREPARE_ENGINES", "false")
+# Without a GPU its kernels run in Triton's interpreter.  Must be set before torch imports Triton,
+# and so before torch can say whether there is one.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # Tests that run side by side share the cores out among them, and so do the programs they start.
 _PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _PROCESSES > 1:

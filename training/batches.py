@@ -3,18 +3,19 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data import Draw, Frame, Item
 from data.sampling import EpochCounts, count_epoch, draw_epoch
-from models import Preprocessing, frame_to_tensor, pad_to_multiple, resized_size
+from models import Preprocessing, resized_size
 from models.distance_maps import signed_distances
 from models.loss_spec import Boundary
+from models.preprocessing import model_pixels, repeat_edge, standardize_into
 from training.config import CropResolution, ResizedResolution, Resolution, RunConfig
 from training.resizing import resize_mask
 
@@ -73,7 +74,7 @@ class Batch:
         """How many frames or windows it holds."""
         return len(self.targets)
 
-    @property
+    @cached_property
     def defective_count(self) -> int:
         """How many of them show a labelled defect."""
         return int(self.targets.any(dim=(1, 2, 3)).sum())
@@ -83,10 +84,10 @@ class Batch:
         """How many pixels the network sees, padding included."""
         return self.valid.numel()
 
-    @property
+    @cached_property
     def valid_pixel_count(self) -> int:
         """How many of them are no padding."""
-        return int(self.valid.sum())
+        return int(torch.count_nonzero(self.valid))
 
     @property
     def weight(self) -> int:
@@ -237,27 +238,22 @@ def collate(frames: Sequence[Frame], preprocessing: Preprocessing) -> Batch:
     A model of resized frames has frames and labels resized here, after they were varied: the same
     variation at another scale.
     """
-    tensors = [frame_to_tensor(frame.pixels, preprocessing)[0] for frame in frames]
-    height = max(tensor.shape[1] for tensor in tensors)
-    width = max(tensor.shape[2] for tensor in tensors)
-    padded_height = height + -height % preprocessing.stride_px
-    padded_width = width + -width % preprocessing.stride_px
-    images, targets, valid = [], [], []
-    for frame, tensor in zip(frames, tensors, strict=True):
-        bottom = height - tensor.shape[1]
-        right = width - tensor.shape[2]
-        same_size = F.pad(tensor[None], (0, right, 0, bottom), mode="replicate")
-        images.append(pad_to_multiple(same_size, preprocessing.stride_px))
-        mask = resize_mask(frame.mask, (tensor.shape[1], tensor.shape[2]))
-        target = torch.zeros(mask.shape[2], padded_height, padded_width, dtype=torch.uint8)
-        target[:, : mask.shape[0], : mask.shape[1]] = torch.from_numpy(
-            np.ascontiguousarray(mask.transpose(2, 0, 1))
-        )
-        targets.append(target)
-        inside = torch.zeros(1, padded_height, padded_width, dtype=torch.bool)
-        inside[:, : tensor.shape[1], : tensor.shape[2]] = True
-        valid.append(inside)
-    return Batch(torch.cat(images), torch.stack(targets), torch.stack(valid))
+    shown = [model_pixels(frame.pixels, preprocessing)[0] for frame in frames]
+    height, width = (max(pixels.shape[axis] for pixels in shown) for axis in (0, 1))
+    height += -height % preprocessing.stride_px
+    width += -width % preprocessing.stride_px
+    # Each frame is written where it belongs: stacking padded copies would move every byte thrice.
+    images = torch.empty(len(frames), preprocessing.in_channels, height, width)
+    targets = torch.zeros(len(frames), frames[0].mask.shape[2], height, width, dtype=torch.uint8)
+    valid = torch.zeros(len(frames), 1, height, width, dtype=torch.bool)
+    for index, (frame, pixels) in enumerate(zip(frames, shown, strict=True)):
+        inside = (slice(pixels.shape[0]), slice(pixels.shape[1]))
+        standardize_into(images[index][:, *inside], pixels, preprocessing)
+        repeat_edge(images[index], pixels.shape[0], pixels.shape[1])
+        mask = resize_mask(frame.mask, (pixels.shape[0], pixels.shape[1]))
+        targets[index][:, *inside] = torch.from_numpy(mask).permute(2, 0, 1)
+        valid[index][:, *inside] = True
+    return Batch(images, targets, valid)
 
 
 def with_distances(batch: Batch, reach_px: float) -> Batch:

@@ -23,6 +23,8 @@ _CPU = torch.device("cpu")
 
 # Real dry steps are made at no more pixels than these, all frames of a batch together.
 DRY_PIXELS = 256 * 256
+# A GPU takes longer to be told of a step that small than to make it.
+DRY_PIXELS_OF_GPU = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class BatchShape:
     def pixels(self) -> int:
         """Of all frames together."""
         return self.frames * self.height_px * self.width_px
+
+
+def dry_pixels(device: torch.device) -> int:
+    """Return about how many pixels the larger of a device's dry steps has."""
+    return DRY_PIXELS_OF_GPU if device.type == "cuda" else DRY_PIXELS
 
 
 @dataclass(frozen=True)
@@ -98,11 +105,13 @@ def step_seconds(config: RunConfig, prepared: Prepared, shapes: list[BatchShape]
     with torch.random.fork_rng(devices):
         dry = replace(prepared, network=copy.deepcopy(prepared.network).train())
         optimizer = _resting_optimizer(dry.network, config)
-        # The first one loads libraries and is not counted.
-        seconds = [one_step(config, dry, shape, optimizer) for shape in [shapes[0], *shapes]]
+        # The first one loads libraries and is not counted.  A GPU loads kernels for each size.
+        for shape in shapes if devices else shapes[:1]:
+            one_step(config, dry, shape, optimizer)
+        seconds = [one_step(config, dry, shape, optimizer) for shape in shapes]
     # A step of many micro-batches takes as long as so many of them.
     made = min(config.accumulation_steps, 2)
-    return [config.accumulation_steps * passed / made for passed in seconds[1:]]
+    return [config.accumulation_steps * passed / made for passed in seconds]
 
 
 def one_step(

@@ -124,12 +124,28 @@ def one_step(
 
     Side effects: the network's weights move unless the optimizer's rate is zero.
     """
+    (passed_s,) = several_steps(config, prepared, shape, optimizer, count=1)
+    return passed_s
+
+
+def several_steps(
+    config: RunConfig,
+    prepared: Prepared,
+    shape: BatchShape,
+    optimizer: torch.optim.Optimizer,
+    *,
+    count: int,
+) -> list[float]:
+    """Make steps of the run on the same noise and return the seconds of each, see `one_step`."""
     batch = _batch(prepared, shape)
-    begin_s = time.perf_counter()
-    _go(config, prepared, batch, optimizer)
-    if prepared.device.type == "cuda":
-        torch.cuda.synchronize(prepared.device)
-    return time.perf_counter() - begin_s
+    seconds = []
+    for _ in range(count):
+        begin_s = time.perf_counter()
+        _go(config, prepared, batch, optimizer)
+        if prepared.device.type == "cuda":
+            torch.cuda.synchronize(prepared.device)
+        seconds.append(time.perf_counter() - begin_s)
+    return seconds
 
 
 def _go(

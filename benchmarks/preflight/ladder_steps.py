@@ -25,7 +25,7 @@ from training.memory.shortage import release_memory
 FRAME = (2500, 2000)
 # Beyond this a cell is estimated and not measured on a CPU, so that it harms nobody else there.
 MOST_BYTES_OF_CPU = 11 * 1024**3
-STEPS_ON_GPU = 7
+STEPS_ON_GPU = 5
 
 CHECKPOINTING: dict[str, Any] = {"memory": {"activation_checkpointing": True, "ladder": []}}
 BFLOAT16: dict[str, Any] = {"precision": "bfloat16"}

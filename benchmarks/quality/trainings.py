@@ -19,6 +19,8 @@ from benchmarks.runs_file import StaleResultsError
 
 # Of all sets' frames about twice over; a tenth of a small disk would not hold them.
 _DECODED_BYTES = 4 * 1024**3
+# Who computes waits for a GPU most of the time, and leaves its core to who loads frames.
+_FEWEST_LOADERS = 2
 # What a run goes on from, and what nobody reads when it has finished: gigabytes, of many runs.
 _LEFTOVERS = ("checkpoints", "rewind_points")
 
@@ -29,7 +31,7 @@ class Share:
 
     Attributes:
         processes: Programs at once.
-        threads: That each computes with, and as many that load frames; None leaves both to it.
+        threads: That each computes with; None leaves it to the program.
     """
 
     processes: int
@@ -52,7 +54,9 @@ class Share:
     def data_section(self, decoded: Path) -> dict[str, Any]:
         """Return how a program reads frames: those of all runs on a set are decoded once."""
         cache = {"directory": str(decoded), "max_bytes": _DECODED_BYTES}
-        return {"cache": cache, **({"workers": self.threads} if self.threads else {})}
+        if self.threads is None:
+            return {"cache": cache}
+        return {"cache": cache, "workers": max(_FEWEST_LOADERS, self.threads)}
 
 
 class Trainings:

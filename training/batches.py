@@ -96,12 +96,13 @@ class Batch:
 
     def inputs(self, device: torch.device) -> tuple[Tensor]:
         """Return the frames."""
-        return (self.images.to(device, memory_format=torch.channels_last),)
+        images = self.images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        return (images,)
 
     def truth(self, device: torch.device) -> tuple[Tensor, ...]:
         """Return masks, validity and, where the loss asked for them, distances."""
         given = (self.targets, self.valid, self.distances)
-        return tuple(part.to(device) for part in given if part is not None)
+        return tuple(part.to(device, non_blocking=True) for part in given if part is not None)
 
 
 def plan_epoch(
@@ -232,20 +233,28 @@ def largest_batch_bytes(items: Sequence[Item], config: RunConfig, class_count: i
     return config.batch_size * pixel_bytes * max(height * width for height, width in sizes)
 
 
-def collate(frames: Sequence[Frame], preprocessing: Preprocessing) -> Batch:
+def collate(
+    frames: Sequence[Frame], preprocessing: Preprocessing, *, pin_memory: bool = False
+) -> Batch:
     """Stack frames; smaller ones are padded at the bottom and right and marked invalid there.
 
     A model of resized frames has frames and labels resized here, after they were varied: the same
     variation at another scale.
+
+    Args:
+        frames: Of one batch.
+        preprocessing: The network's.
+        pin_memory: Put the batch where a GPU fetches it by itself; needs one.
     """
     shown = [model_pixels(frame.pixels, preprocessing)[0] for frame in frames]
     height, width = (max(pixels.shape[axis] for pixels in shown) for axis in (0, 1))
     height += -height % preprocessing.stride_px
     width += -width % preprocessing.stride_px
     # Each frame is written where it belongs: stacking padded copies would move every byte thrice.
-    images = torch.empty(len(frames), preprocessing.in_channels, height, width)
-    targets = torch.zeros(len(frames), frames[0].mask.shape[2], height, width, dtype=torch.uint8)
-    valid = torch.zeros(len(frames), 1, height, width, dtype=torch.bool)
+    count, classes = len(frames), frames[0].mask.shape[2]
+    images = torch.empty(count, preprocessing.in_channels, height, width, pin_memory=pin_memory)
+    targets = torch.zeros(count, classes, height, width, dtype=torch.uint8, pin_memory=pin_memory)
+    valid = torch.zeros(count, 1, height, width, dtype=torch.bool, pin_memory=pin_memory)
     for index, (frame, pixels) in enumerate(zip(frames, shown, strict=True)):
         inside = (slice(pixels.shape[0]), slice(pixels.shape[1]))
         standardize_into(images[index][:, *inside], pixels, preprocessing)

@@ -178,16 +178,19 @@ def _dry(prepared: Prepared, shape: BatchShape) -> Iterator[Prepared]:
 
 def _batch(prepared: Prepared, shape: BatchShape) -> Batch:
     frames, height, width = shape.frames, shape.height_px, shape.width_px
-    classes = len(prepared.manifest.classes)
+    classes, channels = len(prepared.manifest.classes), prepared.preprocessing.in_channels
+    # As `collate` does it.
+    pinned = prepared.device.type == "cuda"
     # Noise, so that a real step meets no channel without variance.
-    images = torch.randn(frames, prepared.preprocessing.in_channels, height, width)
+    images = torch.randn(frames, channels, height, width, pin_memory=pinned)
     distances = None
     if isinstance(prepared.loss, SegmentationLoss) and prepared.loss.reach_px is not None:
         distances = torch.zeros(frames, classes, height, width, dtype=torch.float16)
     return Batch(
-        images.contiguous(memory_format=torch.channels_last),
-        torch.zeros(frames, classes, height, width, dtype=torch.uint8),
-        torch.ones(frames, 1, height, width, dtype=torch.bool),
+        # On a CPU the network runs on it where it is.
+        images if pinned else images.contiguous(memory_format=torch.channels_last),
+        torch.zeros(frames, classes, height, width, dtype=torch.uint8, pin_memory=pinned),
+        torch.ones(frames, 1, height, width, dtype=torch.bool, pin_memory=pinned),
         distances,
     )
 

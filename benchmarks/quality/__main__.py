@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.norm.processor import processor_name
-from benchmarks.quality.outcome import outcome_of
+from benchmarks.quality.outcome import failure_of, outcome_of
 from benchmarks.quality.overlays import draw_overlays
 from benchmarks.quality.protocol import (
     NORMS,
@@ -147,7 +147,10 @@ def _run_all(
     for run, succeeded in trainings.train(missing):
         run_dir = trainings.directory(run)
         if not succeeded:
-            print(f"failed: {run.key}, see {run_dir}/log.txt", file=sys.stderr, flush=True)
+            reason = failure_of(run_dir)
+            print(
+                f"failed: {run.key}, {reason}, see {run_dir}/log.txt", file=sys.stderr, flush=True
+            )
             failed += 1
             continue
         outcome = outcome_of(run_dir, SETS[run.cell.set_name].task)

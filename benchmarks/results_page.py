@@ -16,8 +16,8 @@ from benchmarks.norm.processor import processor_name
 class ResultsPage:
     """Where the sections of one program's benchmarks are kept and shown.
 
-    Each benchmark measures ``notes``, ``columns`` and ``rows``; what else it returns is kept in the
-    results alone.
+    Each benchmark measures ``notes``, ``columns`` and ``rows``, and names in ``accelerator`` the
+    GPU that it ran on, if any; what else it returns is kept in the results alone.
 
     Attributes:
         program: ``benchmarks.data``, whose commands are the sections' names.
@@ -50,7 +50,8 @@ class ResultsPage:
         """Measure, put the results in place of the last ones of this benchmark, write the page.
 
         Args:
-            name: The benchmark's.
+            name: The section's: the benchmark's command, with the device where that makes another
+                section of it.
             arguments: As `add_arguments` made them.
             measure: Is told whether the run is a quick one.
             options: What else the command was given, for the page.
@@ -59,10 +60,12 @@ class ResultsPage:
         load_before = os.getloadavg()[0]
         measured = measure(arguments.quick)
         quick = ["--quick"] if arguments.quick else []
-        measured["command"] = shlex.join(["python", "-m", self.program, name, *quick, *options])
+        command = [self.program, *name.split(), *quick, *options]
+        measured["command"] = shlex.join(["python", "-m", *command])
         measured["machine"] = {
             "processor": processor_name(),
             "cores": os.cpu_count(),
+            "accelerator": measured.pop("accelerator", None),
             "load_before": round(load_before, 2),
             "load_after": round(os.getloadavg()[0], 2),
         }
@@ -92,9 +95,10 @@ class ResultsPage:
                 parts.append(f"Not measured; `python -m {self.program} {name}` does it.")
                 continue
             machine = section["machine"]
+            gpu = f"{machine['accelerator']}, " if machine.get("accelerator") else ""
             parts.append(
-                f"`{section['command']}` on {machine['processor']}, {machine['cores']} cores; load "
-                f"average {machine['load_before']} before and {machine['load_after']} after."
+                f"`{section['command']}` on {gpu}{machine['processor']}, {machine['cores']} cores; "
+                f"load average {machine['load_before']} before and {machine['load_after']} after."
             )
             parts += section["notes"]
             parts.append(markdown_table(section["columns"], section["rows"]))

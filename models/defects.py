@@ -20,7 +20,7 @@ MAX_DEFECTS = 1000
 # Contours are simplified until no point is further than this from the true one.
 POLYGON_TOLERANCE_PX = 1.0
 # A frame of 2500x2000 has twenty thousand of them, which are labelled in no time.
-_BLOCK_PX = 16
+BLOCK_PX = 16
 # With so many separate parts a frame is labelled as quickly whole.
 _MOST_PARTS = 200
 
@@ -74,7 +74,10 @@ class Defect:
 
 
 def find_defects(
-    probabilities: NDArray[np.float32], classes: Sequence[str], point: OperatingPoint
+    probabilities: NDArray[np.float32],
+    classes: Sequence[str],
+    point: OperatingPoint,
+    peaks: NDArray[np.float32] | None = None,
 ) -> tuple[tuple[Defect, ...], list[str]]:
     """Return the defects of a frame, strongest first, and notes on what was left out.
 
@@ -82,13 +85,15 @@ def find_defects(
         probabilities: (K, H, W) float32.
         classes: K names.
         point: Threshold and minimum area of each class.
+        peaks: (K, H // `BLOCK_PX`, W // `BLOCK_PX`), the highest probability of each whole block
+            where a device has found it already.
 
     Raises:
         OutputError: A probability is no number. It would lie above no threshold, and the frame
             would be called OK.
     """
     # Each probability is read once here; after that only those of blocks above a threshold are.
-    maxima = _block_maxima(probabilities)
+    maxima = _block_maxima(probabilities, peaks)
     # The maximum of anything that holds a NaN is NaN, and is quicker than asking each.
     if maxima.size and not math.isfinite(float(maxima.max())):
         raise OutputError(
@@ -159,11 +164,14 @@ def _regions(
     return defects, len(regions)
 
 
-def _block_maxima(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+def _block_maxima(
+    probabilities: NDArray[np.float32], peaks: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Return the highest of each class's probabilities in each block of a frame.
 
     Args:
         probabilities: (K, H, W).
+        peaks: Those of the whole blocks, if they are known.
 
     Returns:
         (K, rows, columns) of blocks; those at the right and at the bottom may be smaller.
@@ -171,14 +179,32 @@ def _block_maxima(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     count, height, width = probabilities.shape
     if not probabilities.size:
         return np.zeros((count, 0, 0), np.float32)
-    whole_px = height - height % _BLOCK_PX
+    if peaks is not None and peaks.size:
+        return _completed(peaks, probabilities)
+    whole_px = height - height % BLOCK_PX
     # NumPy takes the maximum over an axis in the middle at the speed of memory.
-    bands = probabilities[:, :whole_px].reshape(count, -1, _BLOCK_PX, width).max(axis=2)
+    bands = probabilities[:, :whole_px].reshape(count, -1, BLOCK_PX, width).max(axis=2)
     if whole_px < height:
         last = probabilities[:, whole_px:].max(axis=1, keepdims=True)
         bands = np.concatenate((bands, last), axis=1)
-    starts = np.arange(0, width, _BLOCK_PX)
+    starts = np.arange(0, width, BLOCK_PX)
     return np.maximum.reduceat(bands, starts, axis=2)
+
+
+def _completed(
+    peaks: NDArray[np.float32], probabilities: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the highest of all blocks, from those of the whole ones and the rest at the edges."""
+    _, rows, columns = peaks.shape
+    bottom, right = rows * BLOCK_PX, columns * BLOCK_PX
+    maxima = peaks
+    if right < probabilities.shape[2]:
+        beside = probabilities[:, :bottom, right:]
+        last = beside.reshape(len(peaks), rows, -1).max(axis=2, keepdims=True)
+        maxima = np.concatenate((maxima, last), axis=2)
+    if bottom < probabilities.shape[1]:
+        maxima = np.concatenate((maxima, _block_maxima(probabilities[:, bottom:])), axis=1)
+    return maxima
 
 
 def _parts_above(
@@ -199,13 +225,13 @@ def _parts_above(
         return
     for label in range(1, count):
         x, y, columns, rows, _ = (int(value) for value in stats[label])
-        left, top = x * _BLOCK_PX, y * _BLOCK_PX
-        right, bottom = left + columns * _BLOCK_PX, top + rows * _BLOCK_PX
+        left, top = x * BLOCK_PX, y * BLOCK_PX
+        right, bottom = left + columns * BLOCK_PX, top + rows * BLOCK_PX
         part = class_map[top:bottom, left:right] >= threshold
         own = labels[y : y + rows, x : x + columns] == label
         if not own.all():
             # Blocks of others lie in the box of these.
-            pixels = own.repeat(_BLOCK_PX, axis=0).repeat(_BLOCK_PX, axis=1)
+            pixels = own.repeat(BLOCK_PX, axis=0).repeat(BLOCK_PX, axis=1)
             part &= pixels[: part.shape[0], : part.shape[1]]
         peak = float(blocks[y : y + rows, x : x + columns][own].max())
         yield part.view(np.uint8), (left, top), peak

@@ -52,7 +52,7 @@ from models.parity import (
     synthetic_extremes,
 )
 from models.preprocessing import Pixels, model_pixels, pad_pixels
-from models.runtime import FrozenModel, engine_probabilities
+from models.runtime import FrozenModel, engine_probabilities, warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ GOLDEN_FRAMES = 32
 QUANTIZATION_FRAMES = 24
 _WINDOW_PX = 512
 _ROUNDS = 3
+# There a frame takes milliseconds, and the first ones of a size more.
+_ROUNDS_ON_GPU = 20
 
 
 @dataclass(frozen=True)
@@ -94,18 +96,26 @@ class FrameSource:
 
 
 def prepare_engines(
-    bundle_path: Path, folder: Path, frames: FrameSource, device: str = "auto"
+    bundle_path: Path,
+    folder: Path,
+    frames: FrameSource,
+    device: str = "auto",
+    *,
+    exports: bool = True,
 ) -> EngineRecord:
     """Export a bundle, compare and time every engine of this machine, and record the fastest.
 
     Golden are the calibration frames nearest to a threshold, all of them if they are few, and
-    `models.parity.synthetic_extremes`.
+    `models.parity.synthetic_extremes`.  On a GPU torch's engines are compared and recorded
+    first, so that the line has its engine while files are made, which are for use elsewhere.
 
     Args:
         bundle_path: The bundle.
         folder: Receives the exported files and, when all else is there, ``engines.json``.
         frames: Of the version that the model was trained on.
         device: Where the model is served; exports are compared on the processor in any case.
+        exports: Whether there are to be exported files; without them torch's engines alone are
+            compared.
 
     Raises:
         BundleError: The bundle is missing or damaged.
@@ -124,9 +134,28 @@ def prepare_engines(
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        return _Preparation(model, building, frames).run(folder)
+        return _Preparation(model, building, frames).run(folder, exports=exports)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What every engine is compared on.
+
+    Attributes:
+        size: The commonest height and width.
+        timed: The pixels of a frame that has them.
+        frames: Real ones, then drawn ones.
+        answers: The reference's to each.
+        golden: How many there are of which.
+    """
+
+    size: tuple[int, int]
+    timed: Pixels
+    frames: Sequence[StoredFrame]
+    answers: Sequence[FrameAnswer]
+    golden: GoldenSet
 
 
 class _Preparation:
@@ -138,30 +167,55 @@ class _Preparation:
         self._building = building
         self._frames = frames
         self._quantized_on = 0
+        self._refused: list[EngineMeasurement] = []
 
-    def run(self, folder: Path) -> EngineRecord:
-        onnx, openvino = self._building / ONNX_NAME, self._building / OPENVINO_NAME
-        export_onnx(self._model.network, self._info, onnx)
-        convert_to_openvino(onnx, openvino)
-        scorer = OpenVinoEngine(openvino)
+    def run(self, folder: Path, *, exports: bool) -> EngineRecord:
+        on_gpu = self._model.device.type == "cuda"
+        scorer: Engine = self._model.reference
+        if exports and not on_gpu:
+            self._export()
+            convert_to_openvino(self._building / ONNX_NAME, self._building / OPENVINO_NAME)
+            scorer = OpenVinoEngine(self._building / OPENVINO_NAME)
         golden, scored = self._golden(scorer)
-        refused = self._quantize(scorer)
+        if exports and not on_gpu:
+            self._quantize(scorer)
         del scorer  # One engine at a time is held beside the network.
+        compared = self._compared(golden, scored)
+        measured = [self._reference(compared.timed)]
+        measured += [self._measure(name, compared) for name in self._torch_names()]
+        if exports and on_gpu:
+            self._record(folder, compared, measured)
+            self._export()
+            self._convert_if_installed()
+        measured += [self._measure(name, compared) for name in self._exported_names()]
+        return self._record(folder, compared, [*measured, *self._refused])
+
+    def _export(self) -> None:
+        export_onnx(self._model.network, self._info, self._building / ONNX_NAME)
+
+    def _convert_if_installed(self) -> None:
+        try:
+            convert_to_openvino(self._building / ONNX_NAME, self._building / OPENVINO_NAME)
+        except EngineError as error:
+            # Nothing is served by it on a GPU.
+            self._refuse("openvino-fp32", error.detail)
+
+    def _refuse(self, name: EngineName, reason: str) -> None:
+        logger.warning("%s: %s", name, reason)
+        self._refused.append(EngineMeasurement(name=name, device="cpu", refusal=reason))
+
+    def _compared(self, golden: Sequence[StoredFrame], scored: int) -> _Comparison:
         size, timed = _commonest(golden)
         extremes = [
             StoredFrame(frame.name, partial(np.asarray, frame.pixels), is_drawn=True)
             for frame in synthetic_extremes(size, self._info.preprocessing)
         ]
         frames = [*golden, *extremes]
-        answers = [look(self._model.reference, frame.read(), self._info) for frame in frames]
-        measured = [self._reference(timed)]
-        measured += [self._measure(name, frames, answers, timed) for name in self._candidates()]
-        measured += refused
-        engines = tuple(measured)
-        record = EngineRecord(
-            model_digest=model_digest(self._info),
-            machine=Machine.here(),
-            frame_size=size,
+        return _Comparison(
+            size=size,
+            timed=timed,
+            frames=frames,
+            answers=[look(self._model.reference, frame.read(), self._info) for frame in frames],
             golden=GoldenSet(
                 available=len(self._frames.calibration),
                 scored=scored,
@@ -169,24 +223,46 @@ class _Preparation:
                 synthetic=len(extremes),
                 quantized_on=self._quantized_on,
             ),
+        )
+
+    def _record(
+        self, folder: Path, compared: _Comparison, measured: Sequence[EngineMeasurement]
+    ) -> EngineRecord:
+        """Put the files in place, then the record that names them."""
+        engines = tuple(measured)
+        files = sorted(self._building.iterdir())
+        record = EngineRecord(
+            model_digest=model_digest(self._info),
+            machine=Machine.here(self._model.device),
+            frame_size=compared.size,
+            golden=compared.golden,
             engines=engines,
             chosen=fastest(engines, self._model.device.type),
-            files={path.name: file_sha256(path) for path in sorted(self._building.iterdir())},
+            files={path.name: file_sha256(path) for path in files},
         )
-        for path in sorted(self._building.iterdir()):
+        for path in files:
             path.replace(folder / path.name)
         write_record(folder, record)
         return record
 
-    def _candidates(self) -> list[EngineName]:
-        names: list[EngineName] = []
+    def _torch_names(self) -> list[EngineName]:
         if self._model.device.type == "cuda":
-            names += ["torch-bf16", "torch-fp16"]
-        elif processor_has_bf16():
-            names += ["torch-bf16", "openvino-bf16"]
+            return ["torch-bf16", "torch-fp16"]
+        return ["torch-bf16"] if processor_has_bf16() else []
+
+    def _exported_names(self) -> list[EngineName]:
+        """Return the engines whose files were made; fewer on a GPU, which is served by none."""
+        names: list[EngineName] = []
+        has_openvino = (self._building / OPENVINO_NAME).exists()
+        if has_openvino and self._model.device.type == "cpu" and processor_has_bf16():
+            names.append("openvino-bf16")
         if (self._building / INT8_NAME).exists():
             names.append("openvino-int8")
-        return [*names, "openvino-fp32", "onnxruntime-fp32"]
+        if has_openvino:
+            names.append("openvino-fp32")
+        if (self._building / ONNX_NAME).exists():
+            names.append("onnxruntime-fp32")
+        return names
 
     def _golden(self, scorer: Engine) -> tuple[list[StoredFrame], int]:
         """Return the real frames to compare on, and how many were scored to find them."""
@@ -201,20 +277,18 @@ class _Preparation:
         nearest = np.argsort(distances, kind="stable")[:GOLDEN_FRAMES]
         return [scored[index] for index in sorted(nearest)], len(scored)
 
-    def _quantize(self, scorer: Engine) -> list[EngineMeasurement]:
-        """Make the 8-bit form; return what to record where there is none."""
+    def _quantize(self, scorer: Engine) -> None:
+        """Make the 8-bit form, or note why there is none."""
         chosen = spread(self._frames.training, QUANTIZATION_FRAMES)
         self._quantized_on = len(chosen)
         if not chosen:
-            reason = "there is no training frame to set the ranges of 8 bits"
-            return [EngineMeasurement(name="openvino-int8", device="cpu", refusal=reason)]
+            self._refuse("openvino-int8", "there is no training frame to set the ranges of 8 bits")
+            return
         try:
             windows = [self._window(scorer, frame.read()) for frame in chosen]
             quantize(self._building / OPENVINO_NAME, windows, self._building / INT8_NAME)
         except EngineError as error:
-            logger.warning("no 8-bit form: %s", error.detail)
-            return [EngineMeasurement(name="openvino-int8", device="cpu", refusal=error.detail)]
-        return []
+            self._refuse("openvino-int8", error.detail)
 
     def _window(self, scorer: Engine, pixels: Pixels) -> Pixels:
         """Return the window of a frame around what looks most like a defect."""
@@ -242,25 +316,19 @@ class _Preparation:
             times_faster=1.0,
         )
 
-    def _measure(
-        self,
-        name: EngineName,
-        frames: Sequence[StoredFrame],
-        answers: Sequence[FrameAnswer],
-        timed: Pixels,
-    ) -> EngineMeasurement:
+    def _measure(self, name: EngineName, compared: _Comparison) -> EngineMeasurement:
         """Compare an engine on every golden frame, then time it in turns with the reference."""
         device = self._model.device.type if name.startswith("torch") else "cpu"
-        tally = ParityTally(name, self._info)
+        tally, timed = ParityTally(name, self._info), compared.timed
         try:
             engine = self._open(name)
-            for frame, answer in zip(frames, answers, strict=True):
+            for frame, answer in zip(compared.frames, compared.answers, strict=True):
                 found = look(engine, frame.read(), self._info)
                 tally.add(frame.name, answer, found, is_drawn=frame.is_drawn)
-            self._time_ms(engine, timed)
+            warm_up(engine, timed, self._info.preprocessing)
             rounds = [
                 (self._time_ms(engine, timed), self._time_ms(self._model.reference, timed))
-                for _ in range(_ROUNDS)
+                for _ in range(_ROUNDS if device == "cpu" else _ROUNDS_ON_GPU)
             ]
         except EngineError as error:
             logger.warning("%s: %s", name, error.detail)

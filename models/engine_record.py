@@ -1,5 +1,6 @@
 """What is known of a model's engines on one machine: ``engines.json`` beside the exported files."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -39,8 +40,8 @@ class Machine(_Record):
     Attributes:
         processor: Name and instruction sets.
         threads: Cores that torch and the runtimes may use.
-        accelerator: The GPU's name; None without one.
-        libraries: Versions.
+        accelerator: The name of the GPU that serves; None if a processor does.
+        libraries: Versions of those that are installed, and of cuDNN where a GPU serves.
     """
 
     processor: str
@@ -49,13 +50,14 @@ class Machine(_Record):
     libraries: dict[str, str]
 
     @classmethod
-    def here(cls) -> Self:
-        """Return this one."""
+    def here(cls, device: torch.device) -> Self:
+        """Return this one, of which a model served on a processor does not see the GPU."""
+        on_gpu = device.type == "cuda"
         return cls(
             processor=_processor(),
             threads=torch.get_num_threads(),
-            accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            libraries={name: metadata.version(name) for name in _LIBRARIES},
+            accelerator=torch.cuda.get_device_name(device) if on_gpu else None,
+            libraries=_library_versions(on_gpu=on_gpu),
         )
 
     def differences(self, other: "Machine") -> str:
@@ -242,6 +244,17 @@ def fastest(engines: tuple[EngineMeasurement, ...], device: str) -> EngineName:
     }
     best = max(able, key=lambda name: able[name], default=REFERENCE_ENGINE)
     return best if able.get(best, 0.0) > 1 else REFERENCE_ENGINE
+
+
+def _library_versions(*, on_gpu: bool) -> dict[str, str]:
+    versions = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    if on_gpu:
+        # It chooses the algorithms of convolutions by rules of its own.
+        versions["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    return versions
 
 
 def _processor() -> str:

@@ -5,15 +5,19 @@ device and not floats, and ends with the sigmoid in float32. Which engine serves
 and gated, see `models.engine_record` and ``docs/serving-engines.md``.
 """
 
+import importlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.cuda_graphs import CapturedForward, CaptureUnderWay, exact_convolutions, to_host
+from models.defects import BLOCK_PX
 from models.errors import EngineError
 from models.preprocessing import Pixels, Preprocessing
 
@@ -29,8 +33,10 @@ EngineName = Literal[
 # What is served until another one has proven that its verdicts are the same.
 REFERENCE_ENGINE: EngineName = "torch-fp32"
 INPUT_NAME, OUTPUT_NAME = "pixels", "probabilities"
-# A camera delivers one size; a second one may be on its way while the line is set up.
-_CAPTURED_SHAPES = 2
+# A camera delivers one size; frames of a smaller one may come several at a time.  A shape takes its
+# input and its answer, the rest is shared.
+_CAPTURED_SHAPES = 8
+_Shape = tuple[tuple[int, ...], torch.dtype]
 TORCH_DTYPES: dict[EngineName, torch.dtype] = {
     "torch-fp32": torch.float32,
     "torch-bf16": torch.bfloat16,
@@ -103,6 +109,10 @@ class PixelNetwork(nn.Module):
 class TorchEngine:
     """The network itself, in eager mode; on a GPU in half precision as captured CUDA graphs.
 
+    A shape is captured when it comes twice in a row: a line's frames are, tiles and batches that
+    happen once are not worth it.  On a GPU the reference computes in float32 as its name says, and
+    not in TF32, which is torch's own default for convolutions there.
+
     Args:
         network: In eval mode, on the device, in the precision of the name; nothing of it is
             changed, since it may be one that is being trained.
@@ -123,70 +133,91 @@ class TorchEngine:
         self._graph = PixelNetwork(network, preprocessing, TORCH_DTYPES[name], device)
         # The reference stays eager: it is what all else is compared with.
         self._captures = device.type == "cuda" and name != REFERENCE_ENGINE
-        self._captured: OrderedDict[tuple[int, ...], _CapturedForward] = OrderedDict()
+        self._captured: OrderedDict[_Shape, CapturedForward] = OrderedDict()
+        self._last_shape: _Shape | None = None
 
-    @torch.inference_mode()
+    @property
+    def captured_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes (N, H, W, C) of pixels that are replayed, the one asked for longest ago first."""
+        return tuple(shape for shape, _ in self._captured)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether frames of the last one's size are answered as fast as they will ever be."""
+        return not self._captures or self._last_shape in self._captured
+
     def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
         """See `Engine.probabilities`."""
+        return self.probabilities_and_peaks(pixels)[0]
+
+    @torch.inference_mode()
+    def probabilities_and_peaks(
+        self, pixels: Pixels
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Return `Engine.probabilities`, and on a GPU the highest of each block as well.
+
+        Returns:
+            Probabilities, and (N, K, H // `BLOCK_PX`, W // `BLOCK_PX`) of whole blocks; None on a
+            processor, where whoever wants them finds them as quickly.
+        """
         # Torch warns of arrays that it must not write to, such as those of a decoded cache.
         batch = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
         try:
-            answer = self._replay(batch) if self._captures else self._graph(batch.to(self.device))
+            if self.device.type != "cuda":
+                return self._graph(batch.to(self.device)).contiguous().numpy(), None
+            with exact_convolutions(), torch.cuda.device(self.device):
+                probabilities, peaks = self._on_gpu(batch)
         except RuntimeError as error:
             if self.name == REFERENCE_ENGINE:
                 # There is none to fall back to; whoever trains or serves knows what this means.
                 raise
             raise _failed(self.name, error) from error
-        array: NDArray[np.float32] = answer.contiguous().cpu().numpy()
-        return array
+        return probabilities.numpy(), peaks.numpy()
 
-    def _replay(self, batch: Tensor) -> Tensor:
-        shape = tuple(batch.shape)
-        if shape not in self._captured:
-            while len(self._captured) >= _CAPTURED_SHAPES:
-                self._captured.popitem(last=False)
-            self._captured[shape] = _CapturedForward(self._graph, batch.to(self.device))
-        self._captured.move_to_end(shape)
-        return self._captured[shape](batch)
+    def _on_gpu(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        if self._captures:
+            shape = (tuple(batch.shape), batch.dtype)
+            captured = self._captured_for(shape, batch)
+            self._last_shape = shape
+            if captured is not None:
+                probabilities, peaks = captured(batch)
+                return probabilities, peaks
+        probabilities, peaks = to_host(self._forward(batch.to(self.device)))
+        return probabilities, peaks
 
+    def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities = self._graph(pixels).contiguous()
+        if min(probabilities.shape[-2:]) < BLOCK_PX:
+            return probabilities, probabilities[:, :, :0, :0].contiguous()
+        return probabilities, F.max_pool2d(probabilities, BLOCK_PX)
 
-class _CapturedForward:
-    """One forward pass for one shape, recorded once, replayed without launching kernel by kernel.
-
-    Side effects: the input's and every activation's memory stays taken while this lives.
-    """
-
-    def __init__(self, graph: nn.Module, example: Tensor) -> None:
-        self._input = example.clone()
-        # Libraries choose and allocate in their first calls, which must not be captured
-        # (https://pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs").
-        warming = torch.cuda.Stream(example.device)  # type: ignore[no-untyped-call]
-        warming.wait_stream(torch.cuda.current_stream(example.device))
-        with torch.cuda.stream(warming):
-            for _ in range(3):
-                graph(self._input)
-        torch.cuda.current_stream(example.device).wait_stream(warming)
-        self._cuda_graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._cuda_graph):
-            self._output: Tensor = graph(self._input)
-
-    def __call__(self, batch: Tensor) -> Tensor:
-        """Return the answer, which the next call overwrites on the device."""
-        self._input.copy_(batch)
-        self._cuda_graph.replay()
-        return self._output
+    def _captured_for(self, shape: _Shape, batch: Tensor) -> CapturedForward | None:
+        """Return the recorded pass of a shape; None if this frame goes without."""
+        captured = self._captured.get(shape)
+        if captured is not None:
+            self._captured.move_to_end(shape)
+            return captured
+        if shape != self._last_shape:
+            return None
+        try:
+            captured = CapturedForward(self._forward, batch, self.device)
+        except CaptureUnderWay:
+            return None
+        self._captured[shape] = captured
+        while len(self._captured) > _CAPTURED_SHAPES:
+            self._captured.popitem(last=False)
+        return captured
 
 
 class OnnxRuntimeEngine:
     """An exported ``model.onnx`` under ONNX Runtime, float32, on the processor.
 
     Raises:
-        EngineError: The file can't be loaded.
+        EngineError: The file can't be loaded, or ONNX Runtime is not installed.
     """
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime
-
+        onnxruntime = optional_library("onnxruntime")
         self.name: EngineName = "onnxruntime-fp32"
         self.device = torch.device("cpu")
         options = onnxruntime.SessionOptions()
@@ -221,12 +252,11 @@ class OpenVinoEngine:
             the processor has it, which is no longer the network that was judged.
 
     Raises:
-        EngineError: The files can't be loaded.
+        EngineError: The files can't be loaded, or OpenVINO is not installed.
     """
 
     def __init__(self, path: Path, name: EngineName = "openvino-fp32") -> None:
-        import openvino
-
+        openvino = optional_library("openvino")
         self.name = name
         self.device = torch.device("cpu")
         self._tensor = openvino.Tensor
@@ -260,14 +290,33 @@ class OpenVinoEngine:
 
 
 def processor_has_bf16() -> bool:
-    """Return whether OpenVINO computes in bfloat16 on this processor instead of imitating it."""
-    import openvino
+    """Return whether OpenVINO computes in bfloat16 on this processor instead of imitating it.
 
+    Raises:
+        EngineError: OpenVINO is not installed.
+    """
+    openvino = optional_library("openvino")
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _bf16_if_native() -> str:
     return "bf16" if processor_has_bf16() else "f32"
+
+
+def optional_library(name: str) -> Any:
+    """Import what a GPU's engines do without, and a box that serves on one may lack.
+
+    Raises:
+        EngineError: It is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise EngineError(
+            "library_missing",
+            f"{name} is not installed",
+            hint=f"pip install {name}, and prepare the model's engines again",
+        ) from error
 
 
 def unusable_file(path: Path, error: Exception) -> EngineError:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from models.bundle import BundleInfo
-from models.engines import INPUT_NAME, OUTPUT_NAME, PixelNetwork
+from models.engines import INPUT_NAME, OUTPUT_NAME, PixelNetwork, optional_library
 from models.errors import EngineError
 from models.preprocessing import Pixels
 
@@ -90,10 +90,9 @@ def convert_to_openvino(onnx_path: Path, path: Path) -> None:
     """Write an exported ``model.onnx`` as OpenVINO's ``.xml`` and ``.bin``, weights in float32.
 
     Raises:
-        EngineError: OpenVINO can't read it.
+        EngineError: OpenVINO can't read it, or is not installed.
     """
-    import openvino
-
+    openvino = optional_library("openvino")
     try:
         # Not openvino.convert_model, which reports its use over the network.
         model = openvino.Core().read_model(onnx_path)
@@ -118,13 +117,11 @@ def quantize(openvino_path: Path, windows: Sequence[Pixels], path: Path) -> None
         path: The ``.xml`` to write.
 
     Raises:
-        EngineError: NNCF can't quantize the network.
+        EngineError: NNCF can't quantize the network, or is not installed.
     """
     # It would report its use over the network.
     os.environ.setdefault("NNCF_CI", "1")
-    import nncf
-    import openvino
-
+    nncf, openvino = optional_library("nncf"), optional_library("openvino")
     model = openvino.Core().read_model(openvino_path)
     convolutions = [
         node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"
@@ -152,8 +149,7 @@ def companion_files(path: Path) -> tuple[Path, ...]:
 
 
 def _save_openvino(model: Any, path: Path) -> None:
-    import openvino
-
+    openvino = optional_library("openvino")
     with_weights = path.with_name(f".{path.stem}.partial.xml")
     openvino.save_model(model, with_weights, compress_to_fp16=False)
     for source, target in zip(companion_files(with_weights), companion_files(path), strict=True):

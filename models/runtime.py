@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.bundle import Bundle, BundleInfo
-from models.defects import Defect, Verdict, find_defects
+from models.cuda_graphs import release_cached_memory
+from models.defects import BLOCK_PX, Defect, Verdict, find_defects
 from models.engines import REFERENCE_ENGINE, Engine, EngineName, TorchEngine
 from models.errors import EngineError, OutputError
 from models.preprocessing import Pixels, Preprocessing, model_pixels, pad_pixels
@@ -23,6 +24,11 @@ from models.tiling import Tile, Tiling, bytes_per_px, measure_tiling, tiled_prob
 from norm import FoldReport, fold_batchnorm
 
 logger = logging.getLogger(__name__)
+
+TilesFor = Callable[[tuple[int, int], int], list[Tile] | None]
+# Of what a frame would take that did not fit: a model, its graphs and a training leave less.
+_LESS_MEMORY = 0.25
+_LONGEST_WARMING_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,22 @@ class Inspection:
     notes: tuple[str, ...]
     timings_ms: dict[str, float]
     engine: EngineName = REFERENCE_ENGINE
+
+
+@dataclass(frozen=True)
+class FrameProbabilities:
+    """What an engine says of one frame.
+
+    Attributes:
+        probabilities: (K, H, W) float32 at the frame's own size, which may be a view of the padded
+            ones.
+        notes: What was converted.
+        peaks: As `find_defects` takes them; None where no device has found them.
+    """
+
+    probabilities: NDArray[np.float32]
+    notes: list[str]
+    peaks: NDArray[np.float32] | None = None
 
 
 class FrozenModel:
@@ -134,7 +156,7 @@ class FrozenModel:
         engine, said = self._in_use
         begin = time.perf_counter()
         try:
-            answers = engine_probabilities(engine, frames, self.info.preprocessing, self._tiles)
+            answers = self._ask(engine, frames)
         except EngineError as error:
             if engine is self.reference:
                 raise
@@ -143,15 +165,30 @@ class FrozenModel:
             said = (f"{self.reference.name} answers, because {error.detail}",)
             engine = self.reference
             self.use(engine, said)
-            answers = engine_probabilities(engine, frames, self.info.preprocessing, self._tiles)
+            answers = self._ask(engine, frames)
         model_ms = 1000 * (time.perf_counter() - begin)
         outcomes: list[Inspection | OutputError] = []
-        for probabilities, notes in answers:
+        for answer in answers:
             try:
-                outcomes.append(self._judged(probabilities, (*notes, *said), model_ms, engine.name))
+                outcomes.append(self._judged(answer, said, model_ms, engine.name))
             except OutputError as error:
                 outcomes.append(error)
         return outcomes
+
+    def _ask(self, engine: Engine, frames: Sequence[Pixels]) -> list["FrameProbabilities"]:
+        """Ask an engine; frames that its device has no memory for are looked at in tiles."""
+        try:
+            return engine_answers(engine, frames, self.info.preprocessing, self._tiles)
+        except torch.OutOfMemoryError:
+            if self._tiling is None:
+                raise
+            # What was free when the model was loaded may have gone to a training beside it.
+            release_cached_memory(self.device)
+            whole_px = sum(frame.shape[0] * frame.shape[1] for frame in frames)
+            whole_bytes = self._bytes_per_px * whole_px
+            self.memory_bytes = min(self.memory_bytes or whole_bytes, whole_bytes) * _LESS_MEMORY
+            logger.warning("no memory for a frame: tiles of %d bytes", self.memory_bytes)
+        return engine_answers(engine, frames, self.info.preprocessing, self._tiles)
 
     def _tiles(self, size: tuple[int, int], count: int) -> list[Tile] | None:
         """Return the tiles that a padded frame is looked at in; None if it is looked at whole."""
@@ -174,20 +211,20 @@ class FrozenModel:
 
     def _judged(
         self,
-        probabilities: NDArray[np.float32],
-        notes: tuple[str, ...],
+        answer: "FrameProbabilities",
+        said: tuple[str, ...],
         model_ms: float,
         engine: EngineName,
     ) -> Inspection:
         begin = time.perf_counter()
         defects, left_out = find_defects(
-            probabilities, self.info.classes, self.info.operating_point
+            answer.probabilities, self.info.classes, self.info.operating_point, answer.peaks
         )
         return Inspection(
             verdict="NG" if defects else "OK",
             defects=defects,
-            probabilities=probabilities,
-            notes=(*notes, *left_out),
+            probabilities=answer.probabilities,
+            notes=(*answer.notes, *said, *left_out),
             timings_ms={"model": model_ms, "postprocess": 1000 * (time.perf_counter() - begin)},
             engine=engine,
         )
@@ -211,7 +248,7 @@ def frame_probabilities(
         device: Where it runs.
 
     Returns:
-        See `engine_probabilities`.
+        Its probabilities, and notes on what was converted; see `engine_answers`.
 
     Raises:
         FrameError: If the frame does not suit the model.
@@ -224,8 +261,19 @@ def engine_probabilities(
     engine: Engine,
     frames: Sequence[Pixels],
     preprocessing: Preprocessing,
-    tiles_for: Callable[[tuple[int, int], int], list[Tile] | None] = lambda _size, _count: None,
+    tiles_for: TilesFor = lambda _size, _count: None,
 ) -> list[tuple[NDArray[np.float32], list[str]]]:
+    """Return the probabilities and the notes of `engine_answers`."""
+    answers = engine_answers(engine, frames, preprocessing, tiles_for)
+    return [(answer.probabilities, answer.notes) for answer in answers]
+
+
+def engine_answers(
+    engine: Engine,
+    frames: Sequence[Pixels],
+    preprocessing: Preprocessing,
+    tiles_for: TilesFor = lambda _size, _count: None,
+) -> list[FrameProbabilities]:
     """Ask an engine about whole frames of one shape and dtype in one forward.
 
     A network of resized frames sees the frame resized; its probabilities are interpolated
@@ -238,10 +286,6 @@ def engine_probabilities(
         tiles_for: Returns the tiles to cut frames into, of the padded height and width and the
             number of frames, or None to look at them whole.
 
-    Returns:
-        For each frame its probabilities (K, H, W) float32 at its own size, which may be a view of
-        the padded ones, and notes on what was converted.
-
     Raises:
         FrameError: If the frames do not suit the model.
         EngineError: The engine failed.
@@ -252,19 +296,41 @@ def engine_probabilities(
     padded = [pad_pixels(pixels, preprocessing.stride_px) for pixels, _ in prepared]
     # A single frame is not copied.
     batch: Any = padded[0][None] if len(padded) == 1 else np.stack(padded)
-    tiles = tiles_for((batch.shape[1], batch.shape[2]), len(batch))
-    if tiles is None:
-        answer = engine.probabilities(batch)
-    else:
-        answer = tiled_probabilities(engine, batch, tiles)
-        for _, notes in prepared:
-            notes.append(
-                f"looked at in {len(tiles)} tiles, because memory does not hold the whole frame"
-            )
+    answer, peaks = _asked(engine, batch, tiles_for, [notes for _, notes in prepared])
     answer = answer[:, :, :height, :width]
     if (height, width) != native:
-        answer = _interpolated(answer, native)
-    return [(plane, notes) for plane, (_, notes) in zip(answer, prepared, strict=True)]
+        answer, peaks = _interpolated(answer, native), None
+    if peaks is not None:
+        # Blocks that reach into the padding are none of the frame's.
+        peaks = peaks[:, :, : height // BLOCK_PX, : width // BLOCK_PX]
+    return [
+        FrameProbabilities(answer[index], notes, None if peaks is None else peaks[index])
+        for index, (_, notes) in enumerate(prepared)
+    ]
+
+
+def warm_up(engine: Engine, pixels: Pixels, preprocessing: Preprocessing) -> None:
+    """Let an engine allocate, choose and record for frames to come of the size of these pixels."""
+    until_s = time.monotonic() + _LONGEST_WARMING_S
+    engine_answers(engine, [pixels], preprocessing)
+    # A shape is recorded when it comes twice in a row, unless another thread is recording then.
+    while isinstance(engine, TorchEngine) and not engine.is_warm and time.monotonic() < until_s:
+        engine_answers(engine, [pixels], preprocessing)
+
+
+def _asked(
+    engine: Engine, batch: Any, tiles_for: TilesFor, notes: Sequence[list[str]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    tiles = tiles_for((batch.shape[1], batch.shape[2]), len(batch))
+    if tiles is not None:
+        for of_frame in notes:
+            of_frame.append(
+                f"looked at in {len(tiles)} tiles, because memory does not hold the whole frame"
+            )
+        return tiled_probabilities(engine, batch, tiles), None
+    if isinstance(engine, TorchEngine):
+        return engine.probabilities_and_peaks(batch)
+    return engine.probabilities(batch), None
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
-from models import BundleInfo, EngineError
+from models import BundleInfo, EngineError, resolve_device
 from models.bundle import INFO_NAME
 from models.engine_record import (
     RECORD_NAME,
@@ -57,15 +57,17 @@ def request(session: Session, model_id: str, *, anew: bool = False) -> EngineTas
     return task
 
 
-def resource(task: EngineTask | None, model_id: str, storage: Storage) -> EnginesResource:
-    """Return what the API tells of a model's engines."""
+def resource(
+    task: EngineTask | None, model_id: str, storage: Storage, device: str
+) -> EnginesResource:
+    """Return what the API tells of the engines of a model that is served on a device."""
     record, unusable = None, None
     try:
         record = read_record(storage.exports_dir(model_id))
     except EngineError as error:
         unusable = error.detail
     if record is not None:
-        differences = Machine.here().differences(record.machine)
+        differences = Machine.here(resolve_device(device)).differences(record.machine)
         unusable = f"measured on another machine: {differences}" if differences else None
     told: dict[str, Any] = {}
     if record is not None:

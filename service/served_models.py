@@ -3,12 +3,21 @@
 import logging
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
-from models import EngineError, FrozenDetector, FrozenModel, freeze_bundle, load_bundle
+from models import (
+    EngineError,
+    FrozenDetector,
+    FrozenModel,
+    Pixels,
+    freeze_bundle,
+    load_bundle,
+)
+from models.cuda_graphs import release_cached_memory
 from models.engine_preparation import torch_engine
 from models.engine_record import (
     RECORD_NAME,
@@ -19,7 +28,7 @@ from models.engine_record import (
     read_record,
 )
 from models.engines import REFERENCE_ENGINE, Engine
-from models.runtime import engine_probabilities
+from models.runtime import warm_up
 from service.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -27,6 +36,7 @@ logger = logging.getLogger(__name__)
 _POLL_S = 1.0
 # Of what is free when a model is loaded: frames that wait and a training beside it want some too.
 _MEMORY_SHARE = 0.8
+_FIRST_SIZE = (512, 512)
 
 
 class ServedModels:
@@ -62,6 +72,9 @@ class ServedModels:
         model = freeze_bundle(load_bundle(self._storage.bundle_dir(model_id)), self._device)
         if isinstance(model, FrozenModel):
             model.memory_bytes = _MEMORY_SHARE * free_memory_bytes(model.device)
+            if model.device.type == "cuda":
+                # The first frame of a GPU loads libraries and kernels, and is none of the line's.
+                model.probabilities(_blank(model, _FIRST_SIZE))
             seen = self._record_time(model_id)
             self._engage(model_id, model)
             with self._guard:
@@ -109,6 +122,8 @@ class ServedModels:
             model.use(model.reference, notes)
             return
         model.use(engine)
+        # What the reference took for activations is nobody's now, and a training may want it.
+        release_cached_memory(model.device)
         logger.info("%s: %s serves it", model_id, engine.name)
 
     def _chosen_engine(self, model_id: str, model: FrozenModel) -> Engine:
@@ -116,9 +131,12 @@ class ServedModels:
         record = read_record(folder)
         if record is None:
             return model.reference
-        check_usable(record, model.info, Machine.here())
+        check_usable(record, model.info, Machine.here(model.device))
         if record.chosen == REFERENCE_ENGINE:
             return model.reference
+        if record.chosen == model.engine.name and record.chosen.startswith("torch"):
+            # Nothing was exported for it, so it is the one that is compared again.
+            return model.engine
         if record.chosen.startswith("torch"):
             engine: Engine = torch_engine(model, record.chosen)
         else:
@@ -130,6 +148,7 @@ class ServedModels:
 def free_memory_bytes(device: torch.device) -> int:
     """Return how much memory a forward on this device could still take."""
     if device.type == "cuda":
+        release_cached_memory(device)
         free_bytes, _ = torch.cuda.mem_get_info(device)
         return int(free_bytes)
     return int(psutil.virtual_memory().available)
@@ -137,7 +156,11 @@ def free_memory_bytes(device: torch.device) -> int:
 
 def _warm_up(engine: Engine, model: FrozenModel, record: EngineRecord) -> None:
     """Let an engine allocate and choose for the frames of its line before the first one comes."""
+    warm_up(engine, _blank(model, record.frame_size), model.info.preprocessing)
+
+
+def _blank(model: FrozenModel, size: tuple[int, int]) -> Pixels:
     preprocessing = model.info.preprocessing
     dtype = np.uint8 if preprocessing.bit_depth == 8 else np.uint16
-    blank = np.zeros((*record.frame_size, preprocessing.in_channels), dtype)
-    engine_probabilities(engine, [blank], preprocessing)
+    blank: Any = np.zeros((*size, preprocessing.in_channels), dtype)
+    return np.asarray(blank)

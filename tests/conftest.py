@@ -11,6 +11,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A test asks for engines itself where it is about them: exporting beside each deployment would take
 # the cores from what is tested.
 os.environ.setdefault("HAIRLINE_PREPARE_ENGINES", "false")
+# What tests say of answers and weights is meant of a processor, whatever else the machine has; a
+# test of a GPU asks for it.
+os.environ.setdefault("HAIRLINE_DEVICE", "cpu")
 # Without a GPU its kernels run in Triton's interpreter.  Must be set before torch imports Triton,
 # and so before torch can say whether there is one.
 if not Path("/dev/nvidiactl").exists():

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from benchmarks.data.running_service import running_service
 from benchmarks.quartiles import quartiles
 from benchmarks.results_page import spread
-from benchmarks.serve.page import PAGE
+from benchmarks.serve.page import PAGE, accelerator, add_device, section_of, served_on
 from benchmarks.serve.sent_frames import LineClient, SentFrame, as_sent
 from benchmarks.serve.trained_models import (
     PRODUCT_SEED,
@@ -40,6 +40,9 @@ _STAGES = ("decode", "queue", "model", "postprocess")
 # Frames of the whole size that no model has learned from, defective and good in turns.
 _FRAME_SEEDS = (101, 102)
 
+# A GPU's engine records a size that comes for the second time.
+_WARM_UP_ROUNDS = 2
+
 Milliseconds = dict[str, float]
 
 
@@ -53,7 +56,7 @@ class Profile:
         rounds: Beside the warm-up.
         has_engines: Whether the fastest engine is chosen for each model before; else torch serves.
         mono: The model of JPEG, PNG and Mono8.
-        colour: The model of RGB8.
+        colour: The model of RGB8; None leaves that kind out.
     """
 
     width_px: int
@@ -61,7 +64,7 @@ class Profile:
     rounds: int
     has_engines: bool
     mono: Recipe
-    colour: Recipe
+    colour: Recipe | None
 
 
 def _recipes(**common: Any) -> dict[str, Recipe]:
@@ -106,47 +109,66 @@ QUICK = Profile(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's arguments."""
     PAGE.add_arguments(parser)
+    add_device(parser)
+    parser.add_argument(
+        "--without-colour", action="store_true", help="leave RGB8 and its model's training out"
+    )
     parser.add_argument("--rounds", type=int, help=f"default {FULL.rounds}")
     parser.add_argument("--work", type=Path, default=WORK, help="storage and drawn frames")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and write the page; return the exit status."""
+    device = served_on(arguments.device)
 
     def measure(quick: bool) -> dict[str, Any]:
         profile = QUICK if quick else FULL
-        return measure_latency(profile, arguments.rounds or profile.rounds, arguments.work)
+        if arguments.without_colour:
+            profile = replace(profile, colour=None)
+        rounds = arguments.rounds or profile.rounds
+        return measure_latency(profile, rounds, arguments.work, device)
 
-    options = () if arguments.rounds is None else ("--rounds", str(arguments.rounds))
-    return PAGE.record("latency", arguments, measure, options)
+    options = [] if arguments.rounds is None else ["--rounds", str(arguments.rounds)]
+    options += ["--without-colour"] if arguments.without_colour else []
+    return PAGE.record(section_of("latency", device), arguments, measure, tuple(options))
 
 
-def measure_latency(profile: Profile, rounds: int, work: Path) -> dict[str, Any]:
+def measure_latency(
+    profile: Profile, rounds: int, work: Path, device: torch.device
+) -> dict[str, Any]:
     """Return the section of one run.
 
     Side effects: keeps frames, storage and trained models in ``work``; starts two services.
     """
     work.mkdir(parents=True, exist_ok=True)
+    # The service and its worker read it.
+    os.environ["HAIRLINE_DEVICE"] = device.type
+    recipes = {"default": profile.mono}
+    if profile.colour is not None:
+        recipes["colour"] = profile.colour
     with running_service(work) as (client, url, api):
-        models = {
-            name: trained_model(client, recipe, work)
-            for name, recipe in (("default", profile.mono), ("colour", profile.colour))
-        }
+        models = {name: trained_model(client, recipe, work) for name, recipe in recipes.items()}
         for name, model_id in models.items():
             if profile.has_engines:
                 prepared_engine(client, model_id)
             client.deploy(name, model_id)
-        with plain_endpoint(work / "storage" / "bundles" / models["default"]) as plain_url:
+        bundle = work / "storage" / "bundles" / models["default"]
+        with plain_endpoint(bundle, device) as plain_url:
             contestants = Contestants(url, plain_url, profile)
             measured = contestants.measure(rounds)
         threads = api.num_threads()
-    return {**section(measured, profile, rounds), "answers": measured, "api_threads": threads}
+    return {
+        **section(measured, profile, rounds),
+        "accelerator": accelerator(device),
+        "answers": measured,
+        "api_threads": threads,
+    }
 
 
 @contextlib.contextmanager
-def plain_endpoint(bundle: Path) -> Iterator[str]:
+def plain_endpoint(bundle: Path, device: torch.device) -> Iterator[str]:
     """Yield the address of the plain endpoint, in a process like the service's own."""
-    command = [sys.executable, "-m", "benchmarks.serve.plain_endpoint", str(bundle)]
+    command = [sys.executable, "-m", "benchmarks.serve.plain_endpoint", str(bundle), device.type]
     environment = {**QUIET_ENVIRONMENT, **os.environ}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:  # noqa: S603 - our own program.
         try:
@@ -177,8 +199,9 @@ class Contestants:
             "PNG": [as_sent(pixels, "PNG") for pixels in drawn],
             "PNG, form": [as_sent(pixels, "PNG", is_form=True) for pixels in drawn],
             "Mono8": [as_sent(pixels, "Mono8") for pixels in drawn],
-            "RGB8": [as_sent(in_colour(pixels), "RGB8") for pixels in drawn],
         }
+        if profile.colour is not None:
+            self._arms["RGB8"] = [as_sent(in_colour(pixels), "RGB8") for pixels in drawn]
 
     def measure(self, rounds: int) -> dict[str, list[dict[str, Any]]]:
         """Return each arm's answers, a warm-up left out.
@@ -186,14 +209,14 @@ class Contestants:
         Every second round runs backwards, so that no arm always follows the same neighbour.
         """
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in self._arms}
-        for number in range(rounds + 1):
+        for number in range(rounds + _WARM_UP_ROUNDS):
             order = list(self._arms) if number % 2 == 0 else list(self._arms)[::-1]
             for name in order:
                 frames = self._arms[name]
                 answer = self._ask(name, frames[number % len(frames)])
-                if number > 0:
+                if number >= _WARM_UP_ROUNDS:
                     answers[name].append(answer)
-                    print(f"round {number}, {name}: {answer['service']['total']:.0f} ms")
+                    print(f"{name}: {answer['service']['total']:.1f} ms")
         self._service.close()
         self._plain.close()
         return answers
@@ -283,14 +306,15 @@ def _what_was_done(
     engines = {str(answer["engine"] or "not named") for arm in answers.values() for answer in arm}
     recipe = profile.mono
     network = recipe.job["model"]
+    colour = "" if profile.colour is None else "; another one in colour for RGB8"
     return (
         f"Frames of {profile.width_px}x{profile.height_px}, a good and a defective one in turns, "
         f"{rounds} rounds after a warm-up; milliseconds, medians, quartiles in brackets. The "
         f"model: U-Net on {network['encoder']}, trained by the service in {recipe.steps} steps on "
-        f"{recipe.frames} drawn frames of {recipe.width_px}x{recipe.height_px}; another one in "
-        f"colour for RGB8. Engine: {', '.join(sorted(engines))}. `client waits` is on the client's "
-        "clock, from the first byte sent to the last one received; `rest` is what the service took "
-        "beside the stages it names; `HTTP` is the client's time beyond that; the overhead is all "
+        f"{recipe.frames} drawn frames of {recipe.width_px}x{recipe.height_px}{colour}. Engine: "
+        f"{', '.join(sorted(engines))}. `client waits` is on the client's clock, from "
+        "the first byte sent to the last one received; `rest` is what the service took beside "
+        "the stages it names; `HTTP` is the client's time beyond that; the overhead is all "
         "but decode and model. `same bytes to nothing` goes to an endpoint that reads the body and "
         f"answers. Plain: {Path(__file__).parent.name}/plain_endpoint.py, FastAPI and eager torch "
         "in a process of the same environment; it takes picture files in forms alone, and its "
@@ -306,10 +330,7 @@ def _notes(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
         f"Verdicts of the service: {verdicts.count('OK')} OK, {verdicts.count('NG')} NG. The plain "
         f"endpoint gave the same one in {same} of {len(compared)} answers."
     )
-    notes = [told]
-    if not torch.cuda.is_available():
-        notes.append("On a GPU: not run, this machine has none.")
-    return notes
+    return [told]
 
 
 def _row(name: str, arm: Sequence[Mapping[str, Any]]) -> list[str]:

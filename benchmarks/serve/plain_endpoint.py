@@ -1,9 +1,9 @@
 """The endpoint that most teams write: FastAPI, cv2, eager torch, connected components.
 
-``python -m benchmarks.serve.plain_endpoint BUNDLE`` serves a bundle's network with its thresholds
-on a free port, which it prints.  It takes picture files as a form's part and does nothing beside
-inspecting: no queue, no deadline, no record, no check of the frame's depth.  ``/nothing`` takes
-any body and answers at once: what is left then is the way there and back.
+``python -m benchmarks.serve.plain_endpoint BUNDLE DEVICE`` serves a bundle's network with its
+thresholds on a free port, which it prints.  It takes picture files as a form's part and does
+nothing beside inspecting: no queue, no deadline, no record, no check of the frame's depth.
+``/nothing`` takes any body and answers at once: what is left then is the way there and back.
 """
 
 import json
@@ -23,11 +23,10 @@ from fastapi import FastAPI, File, Request
 from models import load_bundle
 
 
-def plain_app(bundle_path: Path) -> FastAPI:
-    """Return the application."""
+def plain_app(bundle_path: Path, device: str) -> FastAPI:
+    """Return the application, its network on ``cpu`` or ``cuda``."""
     bundle = load_bundle(bundle_path)
     info = bundle.info
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     network = bundle.network.eval().to(device)
     mean = torch.tensor(info.preprocessing.mean, device=device)[:, None, None]
     std = torch.tensor(info.preprocessing.std, device=device)[:, None, None]
@@ -73,7 +72,7 @@ def plain_app(bundle_path: Path) -> FastAPI:
 
 def main() -> None:
     """Serve until the process is ended."""
-    config = uvicorn.Config(plain_app(Path(sys.argv[1])), log_level="warning")
+    config = uvicorn.Config(plain_app(Path(sys.argv[1]), sys.argv[2]), log_level="warning")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(json.dumps({"url": f"http://127.0.0.1:{listener.getsockname()[1]}"}), flush=True)
         uvicorn.Server(config).run(sockets=[listener])

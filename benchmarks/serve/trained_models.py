@@ -56,6 +56,13 @@ def in_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(pixels[:, :, None] * np.array(_TINT), np.uint8)
 
 
+def known_model(recipe: Recipe, work: Path) -> str | None:
+    """Return the id of the model that a recipe made before; None if it did not yet."""
+    notes = work / _TRAINED
+    trained: dict[str, str] = json.loads(notes.read_text()) if notes.exists() else {}
+    return trained.get(recipe.digest)
+
+
 def trained_model(client: HairlineClient, recipe: Recipe, work: Path) -> str:
     """Return the id of the model that a recipe makes; it is trained by a job unless it was before.
 
@@ -64,10 +71,9 @@ def trained_model(client: HairlineClient, recipe: Recipe, work: Path) -> str:
     Raises:
         RuntimeError: The job did not succeed.
     """
-    notes = work / _TRAINED
-    trained: dict[str, str] = json.loads(notes.read_text()) if notes.exists() else {}
-    if recipe.digest in trained:
-        return trained[recipe.digest]
+    known = known_model(recipe, work)
+    if known is not None:
+        return known
     folder = _drawn(recipe, work)
     files = sorted(path for path in folder.rglob("*.png"))
     dataset = client.create_dataset(f"{recipe.name} {recipe.digest[:8]}", classes=CLASSES)
@@ -81,7 +87,9 @@ def trained_model(client: HairlineClient, recipe: Recipe, work: Path) -> str:
     job = client.wait_for_job(client.create_job(version.id, **wishes).id, poll_s=0.2)
     if job.model is None:
         raise RuntimeError(f"{recipe.name} was not trained: {job.error}")
-    notes.write_text(json.dumps({**trained, recipe.digest: job.model}, indent=1) + "\n")
+    notes = work / _TRAINED
+    others = json.loads(notes.read_text()) if notes.exists() else {}
+    notes.write_text(json.dumps({**others, recipe.digest: job.model}, indent=1) + "\n")
     return job.model
 
 

@@ -8,7 +8,12 @@ from fastapi.responses import StreamingResponse
 from models import read_bundle_info
 from models.exporting import check_exportable
 from service import engines, model_registry
-from service.api.dependencies import ReadSession, StorageDependency, WriteSession
+from service.api.dependencies import (
+    ReadSession,
+    SettingsDependency,
+    StorageDependency,
+    WriteSession,
+)
 from service.database.tables import EngineTask
 from service.engine_resources import EnginesResource
 
@@ -16,15 +21,25 @@ router = APIRouter(tags=["models"])
 
 
 @router.get("/models/{model_id}/engines")
-def get_engines(model_id: str, session: ReadSession, storage: StorageDependency) -> EnginesResource:
+def get_engines(
+    model_id: str,
+    session: ReadSession,
+    storage: StorageDependency,
+    settings: SettingsDependency,
+) -> EnginesResource:
     """Return which engine serves a model here, how fast each was, and how it judged."""
     model_registry.get(session, model_id)
-    return engines.resource(session.get(EngineTask, model_id), model_id, storage)
+    task = session.get(EngineTask, model_id)
+    return engines.resource(task, model_id, storage, settings.device)
 
 
 @router.post("/models/{model_id}/engines", status_code=202)
 def prepare_engines(
-    model_id: str, reading: ReadSession, writing: WriteSession, storage: StorageDependency
+    model_id: str,
+    reading: ReadSession,
+    writing: WriteSession,
+    storage: StorageDependency,
+    settings: SettingsDependency,
 ) -> EnginesResource:
     """Export a model, compare and time every engine on this machine; the worker does it.
 
@@ -33,7 +48,7 @@ def prepare_engines(
     model_registry.get(reading, model_id)
     check_exportable(read_bundle_info(storage.bundle_dir(model_id)))
     task = engines.request(writing, model_id, anew=True)
-    return engines.resource(task, model_id, storage)
+    return engines.resource(task, model_id, storage, settings.device)
 
 
 @router.get(

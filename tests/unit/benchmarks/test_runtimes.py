@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from benchmarks.serve.page import PAGE
 from benchmarks.serve.runtimes import section
 from models.engine_record import EngineMeasurement, EngineRecord, GoldenSet, Machine
@@ -41,14 +43,15 @@ def test_an_engine_that_flips_reaches_no_goal_however_fast() -> None:
     )
     record = EngineRecord(
         model_digest="0" * 64,
-        machine=Machine.here(),
+        machine=Machine.here(torch.device("cpu")),
         frame_size=(2000, 2500),
         golden=GoldenSet(available=4, scored=0, compared=4, synthetic=5, quantized_on=12),
         engines=engines,
         chosen="openvino-bf16",
         files={},
     )
-    measured = section(record, plain=0.7, peaks={"torch-fp32": 3_200_000_000})
+    peaks: dict[Any, int] = {"torch-fp32": 3_200_000_000}
+    measured = section(record, plain=0.7, peaks=peaks, device=torch.device("cpu"))
     goals = [note for note in measured["notes"] if note.startswith("Goal")]
     assert any("5.00, reached" in goal for goal in goals)
     assert any("no such engine passed the gate" in goal for goal in goals)

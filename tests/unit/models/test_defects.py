@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from models import ClassThreshold, OperatingPoint, find_defects
-from models.defects import MAX_DEFECTS
+from models.defects import BLOCK_PX, MAX_DEFECTS
 from models.errors import OutputError
 
 
@@ -72,6 +73,36 @@ def test_what_exceeds_the_limit_is_left_out_aloud_and_the_strongest_stay() -> No
     assert len(defects) == MAX_DEFECTS
     assert defects[0].score == pytest.approx(0.99)
     assert notes == [f"2500 defects found, the {MAX_DEFECTS} strongest are listed"]
+
+
+@given(
+    st.integers(1, 70), st.integers(1, 70), st.sampled_from([8, 16, 32]), st.integers(0, 2**32 - 1)
+)
+def test_peaks_that_a_device_has_found_change_nothing(
+    height: int, width: int, stride_px: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    padded_size = (2, height + -height % stride_px, width + -width % stride_px)
+    # Sparse, so that blocks above the threshold are few; the padding is above it everywhere.
+    padded = rng.random(padded_size, dtype=np.float32) ** 40
+    padded[:, height:], padded[:, :, width:] = 1, 1
+    peaks = torch.nn.functional.max_pool2d(
+        torch.from_numpy(np.pad(padded, ((0, 0), (0, BLOCK_PX), (0, BLOCK_PX)))), BLOCK_PX
+    ).numpy()
+    probabilities = padded[:, :height, :width]
+    of_frame = peaks[:, : height // BLOCK_PX, : width // BLOCK_PX]
+    classes, both = ["pit", "dent"], point(pit=ClassThreshold(), dent=ClassThreshold())
+    expected = find_defects(probabilities, classes, both)
+    assert find_defects(probabilities, classes, both, of_frame) == expected
+
+
+@pytest.mark.parametrize("place", [(0, 0), (39, 10), (10, 59), (39, 59)])
+def test_what_is_no_number_is_found_beside_a_devices_peaks_too(place: tuple[int, int]) -> None:
+    probabilities = np.zeros((1, 40, 60), np.float32)
+    probabilities[0, *place] = np.nan
+    peaks = probabilities[:, :32, :48].reshape(1, 2, 16, 3, 16).max(axis=(2, 4))
+    with pytest.raises(OutputError):
+        find_defects(probabilities, ["pit"], point(pit=ClassThreshold()), peaks)
 
 
 @given(

@@ -1,5 +1,6 @@
 """Every engine answers as the network does, and one that does not is refused."""
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,6 +72,7 @@ class Prepared:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    pytest.importorskip("openvino", reason="a box that serves on its GPU may lack OpenVINO")
     root = tmp_path_factory.mktemp("engines")
     write_trained(root / "bundle", [patched_frame(seed) for seed in range(CALIBRATION_FRAMES)])
     frames = FrameSource(
@@ -105,7 +107,7 @@ def test_the_record_says_what_was_compared_measured_and_chosen(prepared: Prepare
     assert chosen.refusal is None
     present = {path.name for path in prepared.folder.iterdir()}
     assert present == {*record.files, RECORD_NAME}
-    check_usable(record, load_bundle(prepared.bundle).info, Machine.here())
+    check_usable(record, load_bundle(prepared.bundle).info, Machine.here(torch.device("cpu")))
 
 
 @pytest.mark.parametrize(
@@ -248,6 +250,30 @@ def test_a_flip_is_told_with_its_frame_and_both_verdicts(prepared: Prepared) -> 
     assert "first part 7: OK instead of NG (pit)" in outcome.refusal
 
 
+@pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
+def test_a_runtime_that_is_not_installed_is_named_and_torch_serves_without(
+    prepared: Prepared, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    for name in EXPORTED:
+        if name.startswith(library):
+            with pytest.raises(EngineError, match=f"{library} is not installed") as missing:
+                prepared.engine(name)
+            assert missing.value.code == "library_missing"
+    half = torch_engine(prepared.model(), "torch-bf16")
+    assert half.probabilities(np.zeros((1, 8, 8, 1), np.uint16)).shape == (1, 2, 8, 8)
+
+
+def test_torchs_engines_are_compared_without_any_file_where_none_is_asked_for(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    frames = FrameSource(calibration=stored(range(4)), training=stored(range(100, 102)))
+    record = prepare_engines(prepared.bundle, tmp_path / "none", frames, "cpu", exports=False)
+    assert record.files == {}
+    assert {engine.name for engine in record.engines} <= {"torch-fp32", "torch-bf16"}
+    assert [path.name for path in (tmp_path / "none").iterdir()] == [RECORD_NAME]
+
+
 def test_the_golden_frames_show_both_verdicts(prepared: Prepared) -> None:
     model = prepared.model()
     verdicts = {model.inspect(patched_frame(seed)).verdict for seed in range(CALIBRATION_FRAMES)}
@@ -277,7 +303,7 @@ def test_what_was_measured_elsewhere_or_of_other_thresholds_is_not_used(
     prepared: Prepared,
 ) -> None:
     info = load_bundle(prepared.bundle).info
-    here = Machine.here()
+    here = Machine.here(torch.device("cpu"))
     libraries = {**here.libraries, "openvino": "2031.1"}
     elsewhere = here.model_copy(update={"processor": "another", "libraries": libraries})
     with pytest.raises(EngineError, match="processor, openvino") as machine:

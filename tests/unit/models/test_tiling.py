@@ -53,6 +53,29 @@ def test_a_border_narrower_than_what_the_network_sees_would_leave_a_seam() -> No
         assert (seam > TILING_TOLERANCE) == has_seam
 
 
+def test_a_frame_that_finds_no_memory_is_looked_at_in_tiles_and_the_answer_says_so() -> None:
+    pixels = frame(512, 512)
+    expected = limited("resnet", None).probabilities(pixels)
+    model = limited("resnet", 1e12)
+    asked_px = []
+
+    def hold_at_most(_network: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        asked_px.append(inputs[0].shape[-1] * inputs[0].shape[-2])
+        if asked_px[-1] > 400**2:
+            raise torch.OutOfMemoryError("another program has taken it")
+
+    model.network.register_forward_pre_hook(hold_at_most)
+    for _ in range(2):
+        inspection = model.inspect(pixels)
+        assert any("tiles" in note for note in inspection.notes)
+        assert inspection.probabilities is not None
+        np.testing.assert_allclose(
+            inspection.probabilities, expected, rtol=0, atol=TILING_TOLERANCE
+        )
+    # The second frame is not tried whole again.
+    assert sum(area_px > 400**2 for area_px in asked_px) == 1
+
+
 def test_memory_that_holds_the_frame_leaves_it_whole() -> None:
     inspection = limited("resnet", 1e12).inspect(frame(128, 128))
     assert not any("tiles" in note for note in inspection.notes)

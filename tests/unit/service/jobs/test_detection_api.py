@@ -85,7 +85,7 @@ def test_the_boxes_are_those_of_the_bundle_on_disk_and_are_drawn(
 ) -> None:
     files = {"file": ("a.png", png(pixels))}
     answer = client.post("/predict?include=overlay", files=files).json()
-    expected = freeze_bundle(load_bundle(detector_bundle), "auto").inspect(pixels)
+    expected = freeze_bundle(load_bundle(detector_bundle), "cpu").inspect(pixels)
     assert answer["verdict"] == expected.verdict == "NG"
     assert [tuple(defect["box"]) for defect in answer["defects"]] == [
         defect.box for defect in expected.defects

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, update
 from typer.testing import CliRunner
@@ -190,7 +191,7 @@ def refused_record(storage: Storage, model_id: str) -> None:
     )
     record = EngineRecord(
         model_digest=model_digest(read_bundle_info(storage.bundle_dir(model_id))),
-        machine=Machine.here(),
+        machine=Machine.here(torch.device("cpu")),
         frame_size=(64, 96),
         golden=GoldenSet(available=32, scored=0, compared=32, synthetic=0, quantized_on=0),
         engines=engines,

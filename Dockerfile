@@ -9,6 +9,10 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     HAIRLINE_HOST=0.0.0.0 \
     HAIRLINE_STORAGE_DIR=/var/lib/hairline
 
+# On a GPU, normalization is kernels that Triton builds when a network first meets a size.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /opt/hairline
 # Dependencies change seldom and weigh gigabytes; the sources above them rebuild in seconds.
 COPY pyproject.toml constraints.txt README.md ./

@@ -48,7 +48,7 @@ benchmark-data: setup  ## Import, decoding and listing, as ratios (minutes; ARGS
 benchmark-norm: setup  ## Accuracy and cost of each normalization (hours on a CPU; ARGS="cost --quick").
 	$(BIN)/python -m benchmarks.norm $(or $(ARGS),all)
 
-benchmark-quality: setup  ## Train on the real sets under each normalization and resolution (hours on a CPU; resumable; ARGS=--quick).
+benchmark-quality: setup  ## Train on the real sets under each normalization and resolution (hours on a CPU; resumable; ARGS="--profile native" for a GPU).
 	$(BIN)/python -m benchmarks.quality $(ARGS)
 
 benchmark-preflight: setup  ## Estimated against measured memory (tens of minutes; ARGS=ladder).

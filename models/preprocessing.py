@@ -58,14 +58,34 @@ def frame_to_tensor(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Tenso
         FrameError: See `model_pixels`.
     """
     pixels, notes = model_pixels(pixels, preprocessing)
-    # Standardized one channel at a time into the final layout: a float copy in camera layout would
-    # be 60 MB more at 5 megapixels, and its transposition the slowest step.
     tensor = torch.empty(preprocessing.in_channels, *pixels.shape[:2])
-    for channel in range(preprocessing.in_channels):
-        source = pixels[:, :, channel]
-        np.subtract(source, np.float32(preprocessing.mean[channel]), out=tensor[channel].numpy())
-        tensor[channel] /= preprocessing.std[channel]
+    standardize_into(tensor, pixels, preprocessing)
     return tensor, notes
+
+
+def standardize_into(tensor: Tensor, pixels: Pixels, preprocessing: Preprocessing) -> None:
+    """Standardize a frame, as `model_pixels` returns it, into a tensor or a part of one.
+
+    One channel at a time into the final layout: a float copy in camera layout would be 60 MB more
+    at 5 megapixels, and its transposition the slowest step.
+
+    Args:
+        tensor: (C, H, W) float32, overwritten.
+        pixels: (H, W, C) uint8 or uint16.
+        preprocessing: The model's.
+    """
+    for channel in range(preprocessing.in_channels):
+        # A channel by itself lies pixel beside pixel, so that it is converted many at a time.
+        plane = cv2.extractChannel(pixels, channel)
+        out = tensor[channel].numpy()
+        np.subtract(plane, np.float32(preprocessing.mean[channel]), out=out)
+        out /= np.float32(preprocessing.std[channel])
+
+
+def repeat_edge(tensor: Tensor, height: int, width: int) -> None:
+    """Fill what lies below and right of a frame in a tensor (C, H, W) by repeating its edge."""
+    tensor[:, height:, :width] = tensor[:, height - 1 : height, :width]
+    tensor[:, :, width:] = tensor[:, :, width - 1 : width]
 
 
 def model_pixels(pixels: Pixels, preprocessing: Preprocessing) -> tuple[Pixels, list[str]]:

@@ -24,6 +24,7 @@ from .errors import (
     TraceError,
 )
 from .folding import FoldEntry, FoldReport, fold_batchnorm
+from .fused_window import missing_kernels
 from .rank_statistics import RankStatistics
 from .recalibration import (
     RecalibratedLayer,
@@ -57,6 +58,7 @@ __all__ = [
     "convert_batchnorm",
     "fold_batchnorm",
     "freeze_batchnorm",
+    "missing_kernels",
     "plain_state_dict",
     "recalibrate",
     "restore_batchnorm",

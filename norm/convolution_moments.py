@@ -17,6 +17,8 @@ from torch.nn.grad import conv2d_weight
 
 PaddingRule = Literal["declared", "same"]
 PADDING_RULES: tuple[PaddingRule, ...] = ("declared", "same")
+# Some twenty times the positions that a slope is sampled from by default.
+FEW_POSITIONS_ON_A_GPU = 16_384
 
 
 class Axis(NamedTuple):
@@ -75,81 +77,98 @@ def unit_axis(size_px: int) -> Axis:
     return Axis(size_px, size_px, taps=1, stride=1, dilation=1, before=0, after=0)
 
 
+def tap_pixels(places: Tensor, axis: Axis, padding_mode: str) -> tuple[Tensor, Tensor]:
+    """Return the input pixel that each tap sees from each output place, and whether it is there.
+
+    Zero padding is there for no tap; the other modes see the pixel that the padding copies.
+
+    Args:
+        places: Output rows (or columns), (P,).
+        axis: The axis.
+        padding_mode: As nn.Conv2d names it.
+
+    Returns:
+        Pixels and truth values, both (P, taps).
+    """
+    taps = torch.arange(axis.taps, device=places.device) * axis.dilation
+    pixels = (places * axis.stride - axis.before)[:, None] + taps
+    last = axis.input_px - 1
+    there = torch.ones_like(pixels, dtype=torch.bool)
+    if padding_mode == "zeros":
+        there = (pixels >= 0) & (pixels <= last)
+    elif padding_mode == "reflect":
+        pixels = last - (last - pixels.abs()).abs()
+    elif padding_mode == "circular":
+        pixels = pixels.remainder(axis.input_px)
+    # What is left outside is either a replicated border or is not there.
+    return pixels.clamp(0, last), there
+
+
 def tap_counts(axis: Axis, padding_mode: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Count how often each kernel tap sees each input row (or column), as a (taps, input) matrix.
 
-    Zero padding sees nothing; the other modes see the pixel that the padding copies. This is what
-    corrects the box mean at the border.
+    It is what corrects the box mean at the border.
     """
-    outputs = torch.arange(axis.output_px, device=device) * axis.stride - axis.before
-    seen = outputs + torch.arange(axis.taps, device=device)[:, None] * axis.dilation
-    last = axis.input_px - 1
-    weight = torch.ones_like(seen, dtype=dtype)
-    if padding_mode == "zeros":
-        weight = ((seen >= 0) & (seen <= last)).to(dtype)
-    elif padding_mode == "reflect":
-        seen = last - (last - seen.abs()).abs()
-    elif padding_mode == "circular":
-        seen = seen.remainder(axis.input_px)
-    # What is left outside is either a replicated border or carries no weight.
+    places = torch.arange(axis.output_px, device=device)
+    pixels, there = tap_pixels(places, axis, padding_mode)
     counts = torch.zeros(axis.taps, axis.input_px, dtype=dtype, device=device)
-    return counts.scatter_add_(1, seen.clamp(0, last), weight)
+    return counts.scatter_add_(1, pixels.T, there.T.to(dtype))
 
 
 # A model has a few dozen kinds of layer, and frames of a factory a few sizes; a matrix is small.
 _kept_tap_counts = functools.lru_cache(maxsize=1024)(tap_counts)
 
 
-def mean_patch(x: Tensor, geometry: ConvolutionGeometry) -> Tensor:
+def mean_patch(x: Tensor, geometry: ConvolutionGeometry, dtype: torch.dtype) -> Tensor:
     """Return p, the mean input patch of each group, (G, I, kH, kW): E[y] = <p, w> + bias.
 
-    The padding is separable, so the input is read once: a product with the narrower of the two
-    tap-count matrices, whose result is tiny.
+    The padding is separable, so the input is read once, in its own type and memory format: it is
+    summed over images and rows, and what is left, a row of each channel for each tap, is tiny.
 
     Args:
-        x: Input of the convolution, (N, G*I, H, W), float32 or float64.
+        x: Input of the convolution, (N, G*I, H, W).
         geometry: From `convolution_geometry`.
+        dtype: Type of the sums and of the result, float32 or float64.
     """
     if all(axis == unit_axis(axis.input_px) for axis in (geometry.rows, geometry.columns)):
         # Two thirds of a bottleneck network's layers, and a plain mean is several times as quick.
-        return x.mean((0, 2, 3)).view(geometry.groups, -1, 1, 1)
+        return x.mean((0, 2, 3), dtype=dtype).view(geometry.groups, -1, 1, 1)
     # A compiler must not be handed tensors from outside its graph, and what is made for a tensor
     # without memory (a FakeTensor) must not be kept for a real one.
     fresh = torch.compiler.is_compiling() or type(x) is not Tensor
     count = tap_counts if fresh else _kept_tap_counts
-    rows = count(geometry.rows, geometry.padding_mode, x.dtype, x.device)
-    columns = count(geometry.columns, geometry.padding_mode, x.dtype, x.device)
-    n, channels, height, width = x.shape
-    if geometry.padding_mode == "zeros" and geometry.rows.stride == 1:
-        by_row = torch.stack(_tap_sums(x, geometry.rows), 1)
+    columns = count(geometry.columns, geometry.padding_mode, dtype, x.device)
+    if geometry.padding_mode == "zeros":
+        by_row = torch.stack(_tap_sums(x, geometry.rows, dtype), 1)
         patch = torch.matmul(by_row, columns.T)
-    elif x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        # Rows first: in this format a row of all channels is contiguous and nothing is copied.
-        lines = x.permute(0, 2, 3, 1).reshape(n, height, width * channels)
-        by_row = torch.matmul(rows, lines).sum(0).view(-1, width, channels)
-        patch = torch.matmul(columns, by_row).permute(2, 0, 1)
     else:
-        by_column = torch.matmul(x, columns.T).sum(0)
-        patch = torch.matmul(rows, by_column)
-    positions = n * geometry.rows.output_px * geometry.columns.output_px
+        rows = count(geometry.rows, geometry.padding_mode, dtype, x.device)
+        patch = torch.matmul(rows, torch.matmul(x.to(dtype), columns.T).sum(0))
+    positions = x.shape[0] * geometry.rows.output_px * geometry.columns.output_px
     return (patch / positions).reshape(geometry.groups, -1, *patch.shape[1:])
 
 
-def _tap_sums(x: Tensor, rows: Axis) -> list[Tensor]:
+def _tap_sums(x: Tensor, rows: Axis, dtype: torch.dtype) -> list[Tensor]:
     """Return the sum over images and over the rows that each tap sees, (C_in, W) a tap.
 
-    Without a stride a tap sees every row but the first or last few, so all of them are added up
-    once. On a CPU that is quicker than a product with tap counts, the more the larger the map.
+    With a stride of s a tap sees every s-th row but the first or last few of them. Those that
+    begin alike are added up once, so that every row is read once; on a CPU that is quicker than a
+    product with tap counts, the more the larger the map, and no copy is made of 16-bit inputs.
     """
-    total = x.sum((0, 2))
+    stride = rows.stride
+    totals: dict[int, Tensor] = {}
     sums = []
     for tap in range(rows.taps):
         first = tap * rows.dilation - rows.before
-        unseen = (x[:, :, : max(first, 0)], x[:, :, max(first + rows.output_px, 0) :])
-        seen = total
+        alike = x[:, :, first % stride :: stride]
+        if first % stride not in totals:
+            totals[first % stride] = alike.sum((0, 2), dtype=dtype)
+        seen = totals[first % stride]
+        begin = first // stride
+        unseen = (alike[:, :, : max(begin, 0)], alike[:, :, max(begin + rows.output_px, 0) :])
         for part in unseen:
             if part.shape[2] > 0:
-                seen = seen - part.sum((0, 2))
+                seen = seen - part.sum((0, 2), dtype=dtype)
         sums.append(seen)
     return sums
 
@@ -183,39 +202,101 @@ def variance_slope(
         weight_shape: Shape of the weight.
         geometry: From `convolution_geometry` or `every_nth_output`.
     """
-    axes = (geometry.rows, geometry.columns)
-    padding = (geometry.rows.before, geometry.columns.before)
-    if geometry.padding_mode != "zeros" or any(axis.before != axis.after for axis in axes):
-        x = pad_input(x, geometry)
-        padding = (0, 0)
     # Centring and scaling in the one pass of a batch normalization with a variance of one, whose
     # kernel computes in the type of its statistics and rounds to the type of `y` at the end.
     positions = y.numel() // y.shape[1]
     scale = torch.full_like(mean, 2 / positions)
     one = torch.ones_like(mean)
     centred = torch.batch_norm(y, scale, None, mean, one, False, 0.0, 0.0, False)
-    stride = (geometry.rows.stride, geometry.columns.stride)
-    dilation = (geometry.rows.dilation, geometry.columns.dilation)
+    axes = (geometry.rows, geometry.columns)
     if all(axis.taps == 1 and axis.before == axis.after == 0 for axis in axes):
         # The pixels that such a kernel sees can be picked out.
-        seen = x[:, :, :: stride[0], :: stride[1]][:, :, : y.shape[2], : y.shape[3]]
+        seen = x[:, :, :: axes[0].stride, :: axes[1].stride][:, :, : y.shape[2], : y.shape[3]]
         return _weighted_sum(centred, seen, geometry.groups).view(weight_shape)
-    if 2 * positions <= y.shape[1]:
-        # On a CPU the gradient's kernel took 8 ms for 512x512x3x3 weights at any small number of
-        # positions, writing patches out first 2 ms at 49 and 6 ms at 196, and longer at 392.
-        taps = (geometry.rows.taps, geometry.columns.taps)
-        patches = F.unfold(x, taps, dilation, padding, stride)
+    patches = _few_patches(x, geometry, positions, y.shape[1])
+    if patches is not None:
         return _weighted_sum(centred, patches, geometry.groups).view(weight_shape)
+    return _gradient_of_weight(x, centred, weight_shape, geometry)
+
+
+def _few_patches(
+    x: Tensor, geometry: ConvolutionGeometry, positions: int, channels: int
+) -> Tensor | None:
+    """Return the patches, (N, G*F, P), where writing them out first is the quicker way."""
+    rows, columns = geometry.rows, geometry.columns
+    if x.device.type != "cpu":
+        # The gradient's kernels walk the whole map, and unfolding copies it first if its memory is
+        # channels_last.
+        return grid_patches(x, geometry) if positions <= FEW_POSITIONS_ON_A_GPU else None
+    # The gradient's kernel took 8 ms for 512x512x3x3 weights at any small number of positions,
+    # unfolding 2 ms at 49 and 6 ms at 196, and longer at 392.
+    if 2 * positions > channels:
+        return None
+    taps, dilation = (rows.taps, columns.taps), (rows.dilation, columns.dilation)
+    x, padding = _evenly_padded(x, geometry)
+    return F.unfold(x, taps, dilation, padding, (rows.stride, columns.stride))
+
+
+def _evenly_padded(x: Tensor, geometry: ConvolutionGeometry) -> tuple[Tensor, tuple[int, int]]:
+    """Return the input, padded where no kernel could do it, and what a kernel is to add."""
+    axes = (geometry.rows, geometry.columns)
+    if geometry.padding_mode != "zeros" or any(axis.before != axis.after for axis in axes):
+        return pad_input(x, geometry), (0, 0)
+    return x, (axes[0].before, axes[1].before)
+
+
+def _gradient_of_weight(
+    x: Tensor, centred: Tensor, weight_shape: torch.Size, geometry: ConvolutionGeometry
+) -> Tensor:
+    """Return the weight's gradient where that of the output is `centred`."""
+    x, padding = _evenly_padded(x, geometry)
     gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         x,
         weight_shape,
         centred,
-        stride=stride,
+        stride=(geometry.rows.stride, geometry.columns.stride),
         padding=padding,
-        dilation=dilation,
+        dilation=(geometry.rows.dilation, geometry.columns.dilation),
         groups=geometry.groups,
     )
     return gradient
+
+
+def grid_patches(x: Tensor, geometry: ConvolutionGeometry) -> Tensor:
+    """Return the patch of each output position, (N, G*F, P), in the type of `x`.
+
+    Nothing of the map is read but the pixels that are seen.
+
+    Args:
+        x: Input of the convolution, (N, G*I, H, W).
+        geometry: From `convolution_geometry` or `every_nth_output`.
+    """
+    fresh = torch.compiler.is_compiling() or type(x) is not Tensor
+    choose = _grid_pixels if fresh else _kept_grid_pixels
+    rows, columns, there = choose(geometry, x.device)
+    pixels = x[:, :, rows, columns]
+    if there is not None:
+        pixels = pixels.where(there, 0)
+    return pixels.flatten(4).flatten(1, 3)
+
+
+def _grid_pixels(
+    geometry: ConvolutionGeometry, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return rows, columns and whether they are there, broadcasting to (kH, kW, H_out, W_out)."""
+    mode = geometry.padding_mode
+    (rows, row_there), (columns, column_there) = (
+        tap_pixels(torch.arange(axis.output_px, device=device), axis, mode)
+        for axis in (geometry.rows, geometry.columns)
+    )
+    there = row_there.T[:, None, :, None] & column_there.T[None, :, None]
+    padded = mode == "zeros" and any(
+        axis.before or axis.after for axis in (geometry.rows, geometry.columns)
+    )
+    return rows.T[:, None, :, None], columns.T[None, :, None], there if padded else None
+
+
+_kept_grid_pixels = functools.lru_cache(maxsize=1024)(_grid_pixels)
 
 
 def _weighted_sum(weights: Tensor, patches: Tensor, groups: int) -> Tensor:

@@ -21,9 +21,11 @@ from .functional import (
     pooled_normalizer,
     trust,
 )
+from .fused_window import PackedPass, normalize_packed, observe, takes_activations, takes_layer
 from .observation import ForwardPass
 from .optimizer_steps import OptimizerStepCounter
 from .ranks import RankPolicy, gather_over_ranks
+from .recomputation import recomputing
 from .substitute import SubstituteBatchNorm2d, describe
 from .window import ExponentialWindow, HistoryForm, RingWindow, Window
 
@@ -200,6 +202,43 @@ class CrossIterationBatchNorm2d(SubstituteBatchNorm2d):
             self._binding.release()
         self._binding = None
         self.window = None
+
+    def _normalize_batch(self, y: Tensor) -> Tensor:
+        rows = self._observe_on_gpu(y)
+        if rows is None:
+            return super()._normalize_batch(y)
+        packed = PackedPass(rows, y.numel() // y.shape[1], has_share=self.gradient == "paper")
+        self._recent.remember(packed)
+        return normalize_packed(y, self.weight, self.bias, packed)
+
+    @torch.no_grad()
+    def _observe_on_gpu(self, y: Tensor) -> Tensor | None:
+        """Return what the fused kernels make of the batch, or None where the plain path has to."""
+        binding, window = self._binding, self.window
+        if (
+            binding is None
+            or window is None
+            or binding.norm is not self
+            or not takes_activations(y)
+            or torch.compiler.is_compiling()
+            or recomputing()
+            or self.optimizer_steps is not None
+            or self.ranks == "pooled"
+            or not takes_layer(self, binding.convolution, window, y.device)
+        ):
+            return None
+        assert isinstance(window, RingWindow)  # `takes_layer` asks for it.
+        return observe(
+            self,
+            binding.convolution,
+            binding.padding_rule,
+            window,
+            binding.take(y),
+            y.detach(),
+            d_max=self.d_max,
+            r_max=self.r_max,
+            gradient=self.gradient,
+        )
 
     def _observe(self, y: Tensor, today: BatchStatistics) -> Normalizer:
         past = no_estimates(today) if self.window_size == 1 else self._consult_window(y, today)

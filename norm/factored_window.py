@@ -146,7 +146,7 @@ class FactoredWindow(Window):
         dtype, x, y = self.patches.dtype, run.x, run.y
         geometry = convolution_geometry(run.convolution, x, (y.shape[2], y.shape[3]), run.rule)
         positions = positions_for(x, geometry, self.rank, dtype)
-        patch = mean_patch(x.to(dtype), geometry).flatten(1)[:, None]
+        patch = mean_patch(x, geometry, dtype).flatten(1)[:, None]
         sampled = patches_at(x, positions, geometry.groups).to(dtype) - patch
         self.patches.index_copy_(1, entry, torch.cat([patch, sampled], 1).flatten(1)[:, None])
         outputs = outputs_at(y.detach(), positions).to(dtype) - run.today.mean.to(dtype)

@@ -273,7 +273,9 @@ def _save_for_backward(
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
-def _normalize_backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def normalize_backward(
+    ctx: Any, gradient: Tensor, _: Tensor | None = None
+) -> tuple[Tensor | None, ...]:
     """Return (1 - s) times the gradient of frozen statistics plus s times batch normalization's.
 
     s is the share; both come from the kernels that nn.BatchNorm2d runs.
@@ -309,7 +311,7 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        return _normalize_backward(ctx, *gradients)
+        return normalize_backward(ctx, *gradients)
 
 
 @torch.library.custom_op("hairline::normalize", mutates_args=())
@@ -335,4 +337,4 @@ def _(y: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.empty_like(y), mean.new_empty(5 if share is None else 6, *mean.shape)
 
 
-normalize_operator.register_autograd(_normalize_backward, setup_context=_save_for_backward)
+normalize_operator.register_autograd(normalize_backward, setup_context=_save_for_backward)

@@ -107,7 +107,7 @@ def observe(
     mean = today.mean
     if convolution.bias is not None:
         mean = mean - convolution.bias.detach().to(dtype)
-    patch = mean_patch(x.to(dtype), geometry).flatten(1)
+    patch = mean_patch(x, geometry, dtype).flatten(1)
     slope, response = sampled_slope(x, y, today, weight, geometry, patch, slope_positions)
     return Iteration(
         mean,

@@ -6,13 +6,15 @@ another output than the one the loss was computed from.
 """
 
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from .errors import HandoverError
 from .functional import BatchStatistics, Normalizer
 
+# What a forward pass measured, and what it normalized with.
+Entry = tuple[BatchStatistics, Normalizer]
 # Forward passes that may wait for their backward pass, where several of them share one. An entry
 # is five numbers a channel.
 KEPT_FORWARD_PASSES = 8
@@ -33,6 +35,13 @@ def recomputing() -> bool:
     return task != -1
 
 
+class PackedEntry(Protocol):
+    """An `Entry` that is taken apart when it is asked for, which is seldom."""
+
+    def unpack(self) -> Entry:
+        """Return it."""
+
+
 class RecentNormalizers:
     """What the last forward passes normalized with, found again by the batch's own statistics.
 
@@ -41,11 +50,11 @@ class RecentNormalizers:
     """
 
     def __init__(self) -> None:
-        self._entries: deque[tuple[BatchStatistics, Normalizer]] = deque(maxlen=KEPT_FORWARD_PASSES)
+        self._entries: deque[Entry | PackedEntry] = deque(maxlen=KEPT_FORWARD_PASSES)
 
-    def remember(self, today: BatchStatistics, normalizer: Normalizer) -> None:
+    def remember(self, entry: Entry | PackedEntry) -> None:
         """Keep what a new forward pass normalized with."""
-        self._entries.append((today, normalizer))
+        self._entries.append(entry)
 
     def find(self, today: BatchStatistics) -> Normalizer:
         """Return what the forward pass with these statistics normalized with.
@@ -54,7 +63,8 @@ class RecentNormalizers:
             HandoverError: No recent forward pass had these statistics.
         """
         best, smallest = None, LARGEST_DEVIATION
-        for then, normalizer in reversed(self._entries):
+        for entry in reversed(self._entries):
+            then, normalizer = entry if isinstance(entry, tuple) else entry.unpack()
             if then.positions != today.positions or then.mean.device != today.mean.device:
                 continue
             distance = _distance(today, then)

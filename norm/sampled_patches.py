@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .convolution_moments import Axis, ConvolutionGeometry
+from .convolution_moments import ConvolutionGeometry, tap_pixels
 
 # 2^32 over the golden ratio: multiples of it, modulo 2^32, spread evenly however many are taken.
 _GOLDEN = 2_654_435_769
@@ -59,33 +59,6 @@ def stratified_places(rows: int, columns: int, count: int, device: torch.device)
     start = first + (length - columns).clamp_min(0) // 2
     in_row = ((turned * columns >> 32) - start) % columns
     return start + in_row.where(length >= columns, turned * length >> 32)
-
-
-def tap_pixels(places: Tensor, axis: Axis, padding_mode: str) -> tuple[Tensor, Tensor]:
-    """Return the input pixel that each tap sees from each output place, and whether it is there.
-
-    Zero padding is there for no tap; the other modes see the pixel that the padding copies.
-
-    Args:
-        places: Output rows (or columns), (P,).
-        axis: The axis.
-        padding_mode: As nn.Conv2d names it.
-
-    Returns:
-        Pixels and truth values, both (P, taps).
-    """
-    taps = torch.arange(axis.taps, device=places.device) * axis.dilation
-    pixels = (places * axis.stride - axis.before)[:, None] + taps
-    last = axis.input_px - 1
-    there = torch.ones_like(pixels, dtype=torch.bool)
-    if padding_mode == "zeros":
-        there = (pixels >= 0) & (pixels <= last)
-    elif padding_mode == "reflect":
-        pixels = last - (last - pixels.abs()).abs()
-    elif padding_mode == "circular":
-        pixels = pixels.remainder(axis.input_px)
-    # What is left outside is either a replicated border or is not there.
-    return pixels.clamp(0, last), there
 
 
 def sampled_positions(

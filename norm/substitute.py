@@ -114,7 +114,7 @@ class SubstituteBatchNorm2d(nn.BatchNorm2d):
             else:
                 normalizer = self._observe(y, today)
                 if not torch.compiler.is_compiling():
-                    self._recent.remember(today, normalizer)
+                    self._recent.remember((today, normalizer))
         return normalize(y, self.weight, self.bias, normalizer)
 
     def _observe(self, y: Tensor, today: BatchStatistics) -> Normalizer:

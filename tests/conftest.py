@@ -14,6 +14,10 @@ os.environ.setdefault("HAIRLINE_PREPARE_ENGINES", "false")
 # What tests say of answers and weights is meant of a processor, whatever else the machine has; a
 # test of a GPU asks for it.
 os.environ.setdefault("HAIRLINE_DEVICE", "cpu")
+# Without a GPU its kernels run in Triton's interpreter.  Must be set before torch imports Triton,
+# and so before torch can say whether there is one.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # Tests that run side by side share the cores out among them, and so do the programs they start.
 _PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _PROCESSES > 1:

@@ -50,5 +50,10 @@ def trivial_baselines(choose_on: Iterable[Frame], judge_on: Iterable[Frame]) -> 
 def _brightness(frame: Frame) -> NDArray[np.float32]:
     """Return the mean over channels, scaled to [0, 1] by the depth."""
     white = np.float32(np.iinfo(frame.pixels.dtype).max)
-    brightness: NDArray[np.float32] = frame.pixels.mean(axis=2, dtype=np.float32) / white
+    # Channel by channel: NumPy's mean over so short an axis takes twenty times as long.
+    channels = np.moveaxis(frame.pixels, 2, 0)
+    total = channels[0].astype(np.float32)
+    for channel in channels[1:]:
+        total += channel
+    brightness: NDArray[np.float32] = total / np.float32(len(channels)) / white
     return brightness

@@ -3,18 +3,19 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data import Draw, Frame, Item
 from data.sampling import EpochCounts, count_epoch, draw_epoch
-from models import Preprocessing, frame_to_tensor, pad_to_multiple, resized_size
+from models import Preprocessing, resized_size
 from models.distance_maps import signed_distances
 from models.loss_spec import Boundary
+from models.preprocessing import model_pixels, repeat_edge, standardize_into
 from training.config import CropResolution, ResizedResolution, Resolution, RunConfig
 from training.resizing import resize_mask
 
@@ -73,7 +74,7 @@ class Batch:
         """How many frames or windows it holds."""
         return len(self.targets)
 
-    @property
+    @cached_property
     def defective_count(self) -> int:
         """How many of them show a labelled defect."""
         return int(self.targets.any(dim=(1, 2, 3)).sum())
@@ -83,10 +84,10 @@ class Batch:
         """How many pixels the network sees, padding included."""
         return self.valid.numel()
 
-    @property
+    @cached_property
     def valid_pixel_count(self) -> int:
         """How many of them are no padding."""
-        return int(self.valid.sum())
+        return int(torch.count_nonzero(self.valid))
 
     @property
     def weight(self) -> int:
@@ -95,12 +96,13 @@ class Batch:
 
     def inputs(self, device: torch.device) -> tuple[Tensor]:
         """Return the frames."""
-        return (self.images.to(device, memory_format=torch.channels_last),)
+        images = self.images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        return (images,)
 
     def truth(self, device: torch.device) -> tuple[Tensor, ...]:
         """Return masks, validity and, where the loss asked for them, distances."""
         given = (self.targets, self.valid, self.distances)
-        return tuple(part.to(device) for part in given if part is not None)
+        return tuple(part.to(device, non_blocking=True) for part in given if part is not None)
 
 
 def plan_epoch(
@@ -231,33 +233,36 @@ def largest_batch_bytes(items: Sequence[Item], config: RunConfig, class_count: i
     return config.batch_size * pixel_bytes * max(height * width for height, width in sizes)
 
 
-def collate(frames: Sequence[Frame], preprocessing: Preprocessing) -> Batch:
+def collate(
+    frames: Sequence[Frame], preprocessing: Preprocessing, *, pin_memory: bool = False
+) -> Batch:
     """Stack frames; smaller ones are padded at the bottom and right and marked invalid there.
 
     A model of resized frames has frames and labels resized here, after they were varied: the same
     variation at another scale.
+
+    Args:
+        frames: Of one batch.
+        preprocessing: The network's.
+        pin_memory: Put the batch where a GPU fetches it by itself; needs one.
     """
-    tensors = [frame_to_tensor(frame.pixels, preprocessing)[0] for frame in frames]
-    height = max(tensor.shape[1] for tensor in tensors)
-    width = max(tensor.shape[2] for tensor in tensors)
-    padded_height = height + -height % preprocessing.stride_px
-    padded_width = width + -width % preprocessing.stride_px
-    images, targets, valid = [], [], []
-    for frame, tensor in zip(frames, tensors, strict=True):
-        bottom = height - tensor.shape[1]
-        right = width - tensor.shape[2]
-        same_size = F.pad(tensor[None], (0, right, 0, bottom), mode="replicate")
-        images.append(pad_to_multiple(same_size, preprocessing.stride_px))
-        mask = resize_mask(frame.mask, (tensor.shape[1], tensor.shape[2]))
-        target = torch.zeros(mask.shape[2], padded_height, padded_width, dtype=torch.uint8)
-        target[:, : mask.shape[0], : mask.shape[1]] = torch.from_numpy(
-            np.ascontiguousarray(mask.transpose(2, 0, 1))
-        )
-        targets.append(target)
-        inside = torch.zeros(1, padded_height, padded_width, dtype=torch.bool)
-        inside[:, : tensor.shape[1], : tensor.shape[2]] = True
-        valid.append(inside)
-    return Batch(torch.cat(images), torch.stack(targets), torch.stack(valid))
+    shown = [model_pixels(frame.pixels, preprocessing)[0] for frame in frames]
+    height, width = (max(pixels.shape[axis] for pixels in shown) for axis in (0, 1))
+    height += -height % preprocessing.stride_px
+    width += -width % preprocessing.stride_px
+    # Each frame is written where it belongs: stacking padded copies would move every byte thrice.
+    count, classes = len(frames), frames[0].mask.shape[2]
+    images = torch.empty(count, preprocessing.in_channels, height, width, pin_memory=pin_memory)
+    targets = torch.zeros(count, classes, height, width, dtype=torch.uint8, pin_memory=pin_memory)
+    valid = torch.zeros(count, 1, height, width, dtype=torch.bool, pin_memory=pin_memory)
+    for index, (frame, pixels) in enumerate(zip(frames, shown, strict=True)):
+        inside = (slice(pixels.shape[0]), slice(pixels.shape[1]))
+        standardize_into(images[index][:, *inside], pixels, preprocessing)
+        repeat_edge(images[index], pixels.shape[0], pixels.shape[1])
+        mask = resize_mask(frame.mask, (pixels.shape[0], pixels.shape[1]))
+        targets[index][:, *inside] = torch.from_numpy(mask).permute(2, 0, 1)
+        valid[index][:, *inside] = True
+    return Batch(images, targets, valid)
 
 
 def with_distances(batch: Batch, reach_px: float) -> Batch:

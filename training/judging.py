@@ -23,6 +23,7 @@ from training.detection_evaluation import (
     judge_frames,
     trivial_box_baselines,
 )
+from training.devices import float32_convolutions
 from training.errors import ParityError
 from training.eval_forward import EvalForward
 from training.evaluation import Frames, choose_operating_point, judge, whole_frames
@@ -81,7 +82,8 @@ def judge_segmentation(
     """
     classes = prepared.manifest.classes
     frozen = FrozenModel(bundle, str(prepared.device))
-    parity = _segmentation_parity(prepared, frozen, tolerance)
+    with float32_convolutions():
+        parity = _segmentation_parity(prepared, frozen, tolerance)
     calibration = _frames_of(prepared.calibration)
     calibrated = PartScorer(classes, parts_of(prepared.calibration))
     point = choose_operating_point(frozen, calibration, classes, calibrated.add)
@@ -138,7 +140,8 @@ def judge_detector(
     assert constraint is None  # The configuration refuses it.
     limit = detection.max_detections
     frozen = FrozenDetector(bundle, str(prepared.device))
-    parity = _detection_parity(prepared, frozen, tolerance)
+    with float32_convolutions():
+        parity = _detection_parity(prepared, frozen, tolerance)
     calibrated = judge_frames(frozen, whole_frames(prepared.calibration), classes)
     point = choose_box_thresholds(calibrated, classes)
     parts = parts_of(prepared.test)

@@ -17,9 +17,9 @@ from data.loader import batches_ahead, default_workers
 from training.batches import Size, count_steps, largest_batch_bytes, sizes_seen
 from training.config import RunConfig
 from training.memory.dry_step import (
-    DRY_PIXELS,
     BatchShape,
     StepBytes,
+    dry_pixels,
     look_bytes,
     step_bytes,
     step_seconds,
@@ -45,7 +45,7 @@ def estimate_run(config: RunConfig, prepared: Prepared) -> Estimate:
     Side effects: the libraries that a step needs are loaded; the random state is kept.
     """
     shape = largest_batch(config, prepared)
-    shapes = dry_shapes(shape, config.model.stride_px)
+    shapes = dry_shapes(shape, config.model.stride_px, dry_pixels(prepared.device))
     seconds = step_seconds(config, prepared, shapes)
     # What the dry steps held is there for the run to take again.
     release_memory()
@@ -81,10 +81,16 @@ def largest_batch(config: RunConfig, prepared: Prepared) -> BatchShape:
     return _padded(config.batch_size, frame, config.model.stride_px)
 
 
-def dry_shapes(shape: BatchShape, stride_px: int) -> list[BatchShape]:
-    """Return two sizes for real dry steps, the smaller first, like ``shape`` as far as they can."""
+def dry_shapes(shape: BatchShape, stride_px: int, most_pixels: int) -> list[BatchShape]:
+    """Return two sizes for real dry steps, the smaller first, like ``shape`` as far as they can.
+
+    Args:
+        shape: Of the run's largest forward pass.
+        stride_px: Of the network.
+        most_pixels: About those of the larger one, its frames together.
+    """
     found = []
-    for pixels in (DRY_PIXELS // 4, DRY_PIXELS):
+    for pixels in (most_pixels // 4, most_pixels):
         scale = min(1.0, (pixels / shape.pixels) ** 0.5)
         height, width = (
             min(side, max(2 * stride_px, round(side * scale / stride_px) * stride_px))

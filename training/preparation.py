@@ -22,7 +22,12 @@ from models import (
     read_weights_file,
 )
 from models.loss_spec import Boundary
-from norm import ConversionReport, convert_batchnorm
+from norm import (
+    ConversionReport,
+    CrossIterationBatchNorm2d,
+    convert_batchnorm,
+    missing_kernels,
+)
 from norm.other_normalizations import PER_IMAGE_KINDS
 from training.batches import count_steps, plan_draws, plan_steps, planned_counts
 from training.config import CropResolution, RunConfig
@@ -110,6 +115,7 @@ def prepare(
     network, weights, conversion = _build_network(config, model, manifest, train, measurements)
     _tell_weights(weights, events)
     _tell_conversion(conversion, events)
+    _tell_kernels(network, device, events)
     _warn_of_conversions(manifest, preprocessing.in_channels, events)
     _tell_sampling(train, config, events)
     resized_labels = tell_resizing(train.items, manifest.classes, config, events)
@@ -177,6 +183,15 @@ def _tell_conversion(conversion: ConversionReport, events: EventLog) -> None:
         # A normalization of each image by itself has nothing to gain from another kind.
         if left.kind not in PER_IMAGE_KINDS:
             events.warning("norm_not_converted", f"{left.name} stays as it is: {left.reason}")
+
+
+def _tell_kernels(network: nn.Module, device: torch.device, events: EventLog) -> None:
+    if device.type != "cuda":
+        return
+    if any(isinstance(module, CrossIterationBatchNorm2d) for module in network.modules()):
+        missing = missing_kernels(device)
+        if missing is not None:
+            events.warning("norm_kernels_missing", f"a step takes several times as long: {missing}")
 
 
 def learner_of(prepared: Prepared) -> Learner:

@@ -49,9 +49,9 @@ from training.run_directory import RunDirectory
 logger = logging.getLogger(__name__)
 
 # Folding reorders float32 products; on the networks trained so far it moved no pixel by a tenth
-# of this, and every report states the difference.  On a GPU, TensorFloat-32 convolutions round to
-# ten bits.
-PARITY_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
+# of this, and every report states the difference.  A GPU's library may choose another algorithm for
+# the folded convolution than for the other one.
+PARITY_TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}
 
 
 def execute(path: Path) -> int:

@@ -39,7 +39,8 @@ class SegmentationTask:
 
     def collate(self, frames: Sequence[Frame]) -> Batch:
         """Stack frames and masks, with their distance maps where the loss asks for them."""
-        batch = collate(frames, self._preprocessing)
+        on_gpu = self._device.type == "cuda"
+        batch = collate(frames, self._preprocessing, pin_memory=on_gpu)
         return batch if self._reach_px is None else with_distances(batch, self._reach_px)
 
     def look(self, network: nn.Module, frames: Iterable[Frame]) -> Look:

@@ -100,15 +100,22 @@ def planned_cells(device: str, *, quick: bool) -> list[Cell]:
     """
     if quick:
         return [Cell(device, precision, 3, 1, 64, 64) for precision in ("float32", "bfloat16")]
+    if device == "cuda":
+        return _gpu_cells()
     sides = (224, 448)
     cells = [Cell(device, "float32", 8, batch, px, px) for px in sides for batch in (1, 2, 4)]
     cells += [Cell(device, "bfloat16", 8, 2, px, px) for px in sides]
-    if device == "cuda":
-        cells.append(Cell(device, "bfloat16", 8, 2, 2000, 2500))
-    else:
-        cells.append(Cell(device, "float32", 8, 1, 2000, 2500, entry="served"))
+    cells.append(Cell(device, "float32", 8, 1, 2000, 2500, entry="served"))
     cells += [Cell(device, "float32", k, 2, 224, 224, entry="windows") for k in (2, 4, 16)]
     return cells
+
+
+def _gpu_cells() -> list[Cell]:
+    """Return what is measured on a GPU, whole frames first: it may be lent for minutes."""
+    images = [(2, 2000, 2500), (1, 2000, 2500), (2, 448, 448), (1, 224, 224)]
+    cells = [Cell("cuda", "bfloat16", 8, *image) for image in images]
+    cells += [Cell("cuda", "bfloat16", k, 2, 448, 448, entry="served") for k in (2, 4, 16)]
+    return [*cells, Cell("cuda", "float32", 8, 2, 448, 448, entry="served")]
 
 
 def small_map_cells(device: str) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""One training step on 2500x2000 frames with each step down: peak memory and seconds."""
+"""Training steps on 2500x2000 frames with each step down: peak memory and seconds."""
 
 import json
 import subprocess
@@ -6,19 +6,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.preflight.frames import drawn_frames, run_config
+from benchmarks.preflight.programs import each_in_a_process
 from benchmarks.preflight.results import load, store
-from benchmarks.preflight.steps import measure_step
+from benchmarks.preflight.steps import (
+    estimate_step,
+    make_steps,
+    measure_step,
+    prepare_quietly,
+)
 from training.config import RunConfig
+from training.memory.limits import memory_limit
+from training.memory.plan import HEADROOM
+from training.memory.shortage import release_memory
 
 FRAME = (2500, 2000)
-# Beyond this a cell is estimated and not measured, so that it harms nobody else on the machine.
-MOST_BYTES = 11 * 1024**3
+# Beyond this a cell is estimated and not measured on a CPU, so that it harms nobody else there.
+MOST_BYTES_OF_CPU = 11 * 1024**3
+STEPS_ON_GPU = 5
 
 CHECKPOINTING: dict[str, Any] = {"memory": {"activation_checkpointing": True, "ladder": []}}
 BFLOAT16: dict[str, Any] = {"precision": "bfloat16"}
 ACCUMULATED: dict[str, Any] = {"batch_size": 1, "accumulation_steps": 2}
 CROPS: dict[str, Any] = {"resolution": {"mode": "crop", "height_px": 1024, "width_px": 1280}}
+SAMPLED: dict[str, Any] = {"norm": {"kind": "cbn"}}
+# More positions than any map here has.
+ALL_SLOPES: dict[str, Any] = {"norm": {"kind": "cbn", "slope_positions": 100_000_000}}
 CELLS: dict[str, dict[str, Any]] = {
     "batch 1": {"batch_size": 1},
     "batch 1, checkpointing": {"batch_size": 1, **CHECKPOINTING},
@@ -31,14 +46,39 @@ CELLS: dict[str, dict[str, Any]] = {
     "batch 2, bfloat16": {**BFLOAT16},
     "batch 1, crops": {"batch_size": 1, **CROPS},
 }
+_RUNGS: dict[str, dict[str, Any]] = {
+    "": {},
+    ", checkpointing": CHECKPOINTING,
+    ", crops": CROPS,
+    ", bfloat16": BFLOAT16,
+    ", checkpointing, bfloat16": {**CHECKPOINTING, **BFLOAT16},
+    ", cbn, all slopes": ALL_SLOPES,
+    ", cbn, sampled slopes": SAMPLED,
+    ", cbn, sampled slopes, bfloat16": {**SAMPLED, **BFLOAT16},
+}
+GPU_CELLS: dict[str, dict[str, Any]] = {
+    **{f"batch 1{name}": {"batch_size": 1, **rung} for name, rung in _RUNGS.items()},
+    **{f"batch 2{name}": rung for name, rung in _RUNGS.items()},
+    "batch 2, accumulation": ACCUMULATED,
+    "batch 2, accumulation, bfloat16": {**ACCUMULATED, **BFLOAT16},
+    "batch 2, checkpointing, accumulation": {**CHECKPOINTING, **ACCUMULATED},
+}
 
 
 def measure_ladder(work: Path, results: Path, *, estimate_only: bool) -> None:
+    """Measure every cell of this machine's ladder."""
+    drawn_frames(work, *FRAME)
+    if torch.cuda.is_available():
+        _measure_on_gpu(work, results, estimate_only=estimate_only)
+    else:
+        _measure_on_cpu(work, results, estimate_only=estimate_only)
+
+
+def _measure_on_cpu(work: Path, results: Path, *, estimate_only: bool) -> None:
     """Measure every cell in a program of its own, one after the other.
 
     A cell that has been measured is estimated again and keeps its measurement.
     """
-    drawn_frames(work, *FRAME)
     before = {row["name"]: row for row in load(results).get("ladder", {}).get("rows", [])}
     rows = []
     for name in CELLS:
@@ -54,9 +94,52 @@ def measure_ladder(work: Path, results: Path, *, estimate_only: bool) -> None:
 
 def measure_cell(name: str, work: Path, *, estimate_only: bool) -> None:
     """Print the estimate and, where memory allows it, the measured peak of one step, as JSON."""
-    root = drawn_frames(work, *FRAME)
-    norm = {"norm": {"kind": "bn"}}
-    config = RunConfig.model_validate(run_config(root, **norm, **CELLS[name]))
+    config = _config(CELLS[name], work)
     # The optimizer's state, which a second step would hold as well, is small beside such frames.
-    result = measure_step(config, steps=1, most_bytes=0 if estimate_only else MOST_BYTES)
+    result = measure_step(config, steps=1, most_bytes=0 if estimate_only else MOST_BYTES_OF_CPU)
     print(json.dumps(result))
+
+
+def _measure_on_gpu(work: Path, results: Path, *, estimate_only: bool) -> None:
+    """Estimate all cells, several at once, then make the steps of one after the other.
+
+    The steps are made in this process: what a GPU has allocated is counted anew for each.
+    """
+    tasks = {name: (name, work) for name in GPU_CELLS}
+    estimated = dict(each_in_a_process(_estimate_on_gpu, tasks))
+    rows = []
+    for name, estimate in estimated.items():
+        if estimate is None:
+            print(f"{name}: failed", flush=True)
+            continue
+        limit_bytes = memory_limit(torch.device("cuda"), None).limit_bytes
+        fits = HEADROOM * estimate["estimated_bytes"] <= limit_bytes
+        made = _steps_on_gpu(name, work) if fits and not estimate_only else {}
+        rows.append({"name": name, **estimate, **made})
+        print(json.dumps(rows[-1]), flush=True)
+        store(results, "ladder", rows)
+
+
+def _estimate_on_gpu(task: tuple[str, Path]) -> dict[str, Any]:
+    name, work = task
+    config = _config(GPU_CELLS[name], work)
+    return estimate_step(config, prepare_quietly(config))
+
+
+def _steps_on_gpu(name: str, work: Path) -> dict[str, Any]:
+    """Return what steps of a cell took; nothing where memory ran out, which is said."""
+    config = _config(GPU_CELLS[name], work)
+    try:
+        return make_steps(config, prepare_quietly(config), steps=STEPS_ON_GPU)
+    except torch.OutOfMemoryError as error:
+        print(f"{name}: {error}", flush=True)
+        return {}
+    finally:
+        release_memory()
+
+
+def _config(cell: dict[str, Any], work: Path) -> RunConfig:
+    root = drawn_frames(work, *FRAME)
+    # What a GPU would choose by itself is a step down here.
+    common = {"norm": {"kind": "bn"}, "precision": "float32"}
+    return RunConfig.model_validate(run_config(root, **{**common, **cell}))

@@ -1,5 +1,6 @@
-"""The page of results, written from the results file alone."""
+"""The page of results, written from the results files alone."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ from benchmarks.preflight.results import load
 WANTED = 0.15
 
 
-def write_page(results: Path, page: Path) -> None:
-    """Write the page of whatever has been measured."""
-    content = load(results)
+def write_page(results: Sequence[Path], page: Path) -> None:
+    """Write the page of whatever has been measured, each kind of machine in a file of its own."""
+    contents = [load(path) for path in results]
     parts = [
         (
             "# Preflight against measured peaks\n\n"
@@ -18,12 +19,10 @@ def write_page(results: Path, page: Path) -> None:
             " don't edit it.\n"
         )
     ]
-    if "runs" in content:
-        parts.append(_runs(content["runs"]))
-    if "steps" in content:
-        parts.append(_steps(content["steps"]))
-    if "ladder" in content:
-        parts.append(_ladder(content["ladder"]))
+    for name, (text, table) in _SECTIONS.items():
+        measured = [content[name] for content in contents if name in content]
+        if measured:
+            parts += [text, *(table(each) for each in measured)]
     page.write_text("\n".join(parts), encoding="utf-8")
 
 
@@ -33,15 +32,36 @@ def error(row: dict[str, Any]) -> float:
     return ratio - 1
 
 
+_RUNS_TEXT = (
+    "## Whole runs\n\n"
+    "Each is a program of its own (`python -m training`) that prepares, makes two steps, saves "
+    "checkpoints, looks at the calibration frames and evaluates. Estimated: before its first "
+    "step. Measured: the peak of its resident set on a CPU (what Python and its libraries hold "
+    "included), of allocated memory on a GPU. Precision is a job's own where no other is named: "
+    "float32 on a CPU, bfloat16 on a GPU that knows it.\n"
+)
+_STEPS_TEXT = (
+    "## Training steps\n\n"
+    "Some steps of each configuration on its largest batch, in a process of its own, without "
+    "what a run does beside its steps. On a CPU what Python and its libraries hold is in both "
+    "numbers, and with small frames is the larger part of them.\n"
+)
+_LADDER_TEXT = (
+    "## A step at 2500x2000 with each step down\n\n"
+    "U-Net, ResNet-18, float32 and batch normalization unless another is named. On a CPU a cell is "
+    "one step in a program of its own, after dry steps at small sizes, on a shared machine: read "
+    "the ratio. On a GPU seconds are the median of several steps after others that warm up, the "
+    "copy to the GPU included. The ratio is to the same batch without a step down, or, where that "
+    "was not measured, to its accumulation. Cells that are estimated above what one program may "
+    "take here, or that took longer than the machine was ours, are not measured.\n"
+)
+
+
 def _runs(table: dict[str, Any]) -> str:
     rows = table["rows"]
     lines = [f"{_row(row)} {_phase(row)} |" for row in rows]
     return (
-        "## Whole runs\n\n"
-        "Each is a program of its own (`python -m training`) that prepares, makes two steps, saves "
-        "checkpoints, looks at the calibration frames and evaluates. Estimated: before its first "
-        "step. Measured: the peak of its resident set on a CPU (what Python and its libraries hold "
-        f"included), of allocated memory on a GPU. {_machine(table)}\n\n"
+        f"{_machine(table)}\n\n"
         "| run | frames | estimated, GiB | measured, GiB | error | peak expected in |\n"
         "|---|---|---|---|---|---|\n" + "\n".join(lines) + f"\n\n{_verdict(rows)}\n"
     )
@@ -50,10 +70,7 @@ def _runs(table: dict[str, Any]) -> str:
 def _steps(table: dict[str, Any]) -> str:
     lines = [_row(row) for row in table["rows"]]
     return (
-        "## Training steps\n\n"
-        "Two steps of each configuration on its largest batch, in a process of its own, without "
-        "what a run does beside its steps. What Python and its libraries hold is in both numbers, "
-        f"and with small frames is the larger part of them. {_machine(table)}\n\n"
+        f"{_machine(table)}\n\n"
         "| steps | frames | estimated, GiB | measured, GiB | error |\n"
         "|---|---|---|---|---|\n" + "\n".join(lines) + f"\n\n{_verdict(table['rows'])}\n"
     )
@@ -76,33 +93,30 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
 
 def _ladder(table: dict[str, Any]) -> str:
     rows = table["rows"]
-    reference = {
-        frames: next((row.get("measured_s") for row in rows if row["name"] == first), None)
-        for frames, first in (("batch 1", "batch 1"), ("batch 2", "batch 2, accumulation"))
-    }
+    seconds = {row["name"]: row["measured_s"] for row in rows if "measured_s" in row}
     lines = []
     for row in rows:
-        base = reference[row["name"][:7]]
+        frames = row["name"][:7]
+        base = seconds.get(frames, seconds.get(f"{frames}, accumulation"))
         measured = "measured_bytes" in row
         lines.append(
             f"| {row['name']} | {_gib(row['estimated_bytes'])} | "
             + (
                 f"{_gib(row['measured_bytes'])} | {error(row):+.0%} | "
-                f"{row['measured_s']:.0f} | {row['measured_s'] / base:.2f} |"
+                f"{_seconds(row['measured_s'])} | {row['measured_s'] / base:.2f} |"
                 if measured and base
                 else "not measured | | | |"
             )
         )
     return (
-        "## A step at 2500x2000 with each step down\n\n"
-        "U-Net, ResNet-18, batch normalization, one step a cell in a program of its own, after dry "
-        "steps at small sizes. Times are of a shared machine and of single steps: read the ratio, "
-        "which is to `batch 1` and to `batch 2, accumulation`. Cells that are estimated above what "
-        "one program may take here, or that took longer than the machine was ours, are not "
-        f"measured. {_machine(table)}\n\n"
+        f"{_machine(table)}\n\n"
         "| cell | estimated, GiB | measured, GiB | error | seconds | ratio |\n"
         "|---|---|---|---|---|---|\n" + "\n".join(lines) + "\n"
     )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.3f}"
 
 
 def _phase(row: dict[str, Any]) -> str:
@@ -117,3 +131,10 @@ def _machine(table: dict[str, Any]) -> str:
 
 def _gib(amount: int) -> str:
     return f"{amount / 1024**3:.2f}"
+
+
+_SECTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "runs": (_RUNS_TEXT, _runs),
+    "steps": (_STEPS_TEXT, _steps),
+    "ladder": (_LADDER_TEXT, _ladder),
+}

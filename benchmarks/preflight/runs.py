@@ -1,13 +1,18 @@
 """Whole runs of two steps: the peak estimated before the first one against the program's own."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.preflight.frames import drawn_frames, run_config
+from benchmarks.preflight.programs import at_once, threads_each
 from benchmarks.preflight.results import store
 
 UNET18: dict[str, Any] = {"architecture": "unet", "encoder": "resnet18"}
@@ -92,40 +97,63 @@ RUNS: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
 }
 
 
+# A GPU is asked about frames as they come from a camera, beside which weights are small.
+_GPU_FRAMES = {(512, 384): (1280, 1024), (896, 768): (2500, 2000)}
+
+
+def frame_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return the width and height that a configuration of `RUNS` has on this machine."""
+    return _GPU_FRAMES[size] if torch.cuda.is_available() else size
+
+
 def measure_runs(work: Path, results: Path) -> None:
     """Run every configuration in a program of its own and store both numbers.
 
     A run that fails is reported and left out of the table.
     """
+    sizes = [frame_size(size) for size, _ in RUNS.values()]
+    roots = [drawn_frames(work, *size) for size in sizes]
     rows = []
-    for name, ((width_px, height_px), changes) in RUNS.items():
-        root = drawn_frames(work, width_px, height_px)
-        memory = _memory_of_run(work / "run", run_config(root, **changes))
-        if memory is None:
-            print(f"{name}: failed", flush=True)
-            continue
-        rows.append(
-            {
-                "name": name,
-                "frame": f"{width_px}x{height_px}",
-                "estimated_bytes": memory["estimate"]["peak_bytes"],
-                "measured_bytes": memory["measured_peak_bytes"],
-                "phase_bytes": memory["estimate"]["phase_bytes"],
-            }
+    with ThreadPoolExecutor(at_once()) as pool:
+        memories = pool.map(
+            lambda number, root, run: _memory_of_run(
+                work / f"run-{number}", run_config(root, **run[1])
+            ),
+            range(len(roots)),
+            roots,
+            RUNS.values(),
         )
-        print(json.dumps(rows[-1]), flush=True)
-        store(results, "runs", rows)
+        for name, (width_px, height_px), memory in zip(RUNS, sizes, memories, strict=True):
+            if memory is None:
+                print(f"{name}: failed", flush=True)
+                continue
+            rows.append(
+                {
+                    "name": name,
+                    "frame": f"{width_px}x{height_px}",
+                    "estimated_bytes": memory["estimate"]["peak_bytes"],
+                    "measured_bytes": memory["measured_peak_bytes"],
+                    "phase_bytes": memory["estimate"]["phase_bytes"],
+                }
+            )
+            print(json.dumps(rows[-1]), flush=True)
+            store(results, "runs", rows)
 
 
 def _memory_of_run(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     shutil.rmtree(run_dir, ignore_errors=True)
     run_dir.mkdir(parents=True)
     (run_dir / "config.json").write_text(json.dumps(config))
+    threads = {"OMP_NUM_THREADS": str(threads_each())} if at_once() > 1 else {}
     with (run_dir / "log.txt").open("wb") as log:
         command = [sys.executable, "-m", "training", str(run_dir)]
-        status = subprocess.run(command, check=False, stdout=log, stderr=log).returncode  # noqa: S603 - our own program.
+        status = subprocess.run(  # noqa: S603 - our own program.
+            command, check=False, stdout=log, stderr=log, env={**os.environ, **threads}
+        ).returncode
     if status != 0:
         return None
     report: dict[str, Any] = json.loads((run_dir / "report.json").read_text())
     memory: dict[str, Any] = report["memory"]
+    for name in ("checkpoints", "rewind_points"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
     return memory

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.protocol import Task
+from training.events import read_events
 
 
 def outcome_of(run_dir: Path, task: Task) -> dict[str, Any]:
@@ -46,6 +47,15 @@ def scores_of(report: Mapping[str, Any], task: Task) -> dict[str, Any]:
         "escape": metrics["escape"],
         "overkill": metrics["overkill"],
     }
+
+
+def failure_of(run_dir: Path) -> str:
+    """Return why a run failed: in its own words, or else the last line that its program wrote."""
+    for event in reversed(read_events(run_dir / "events.jsonl")):
+        if event["kind"] == "failed":
+            return f"{event['code']}: {event['detail']}"
+    lines = (run_dir / "log.txt").read_text(errors="replace").splitlines()
+    return lines[-1] if lines else "without a word"
 
 
 def spent_s(events: Iterable[Mapping[str, Any]]) -> float:

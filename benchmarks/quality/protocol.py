@@ -1,18 +1,17 @@
 """What is run: sets, normalizations, resolutions, seeds, and the budget that all of it has.
 
-A run may show the network so many megapixels, whatever its resolution, so that every run costs
-about the same time on one machine and the result does not depend on the machine's speed.
+A budget is in megapixels and never in time, so that no result depends on the machine's speed.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Task = Literal["segmentation", "detection"]
-Resolution = Literal["crops", "half", "quarter"]
+Resolution = Literal["native", "crops", "half", "quarter"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ RESOLUTION_NORM = "bn"
 BATCH_SIZE = 2
 PRECISION = "bfloat16"
 RESOLUTIONS: dict[Resolution, dict[str, Any]] = {
+    "native": {"mode": "native"},
     "crops": {"mode": "crop", "height_px": 448, "width_px": 448, "defect_rate": 0.5},
     "half": {"mode": "resized", "factor": 0.5},
     "quarter": {"mode": "resized", "factor": 0.25},
@@ -79,48 +79,78 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Profile:
-    """How much a run may cost.
+    """What a run sees and how much of it.
 
     Attributes:
         name: Of it.
-        megapixels: That the network is shown in training.
+        unresized: What normalizations are compared on.
+        megapixels: Budget of a run on each set.
+        counts_native: Whether the budget counts frames as they lie on disk, so that all runs on a
+            set take the same number of steps; else what the network is shown, so that all runs cost
+            the same.
         model: The segmentation network's specification.
         detector: The detector's.
+        job: What else differs from a job's defaults and changes no result.
         most_frames: Of each split; None takes all.
     """
 
     name: str
-    megapixels: float
+    unresized: Resolution
+    megapixels: Mapping[str, float]
+    counts_native: bool
     model: dict[str, Any]
     detector: dict[str, Any]
+    job: dict[str, Any]
     most_frames: int | None = None
 
     def model_for(self, task: Task) -> dict[str, Any]:
         """Return the network for a task."""
         return self.model if task == "segmentation" else self.detector
 
+    def quick(self) -> "Profile":
+        """Return tiny runs of it, to see that they work."""
+        return replace(
+            self,
+            name=f"quick-{self.name}",
+            megapixels=dict.fromkeys(SETS, 4.0),
+            model=_TINY_MODEL,
+            detector=_TINY_DETECTOR,
+            most_frames=4,
+        )
 
-FULL = Profile(
-    "full",
-    megapixels=120,
+
+_TINY_MODEL: dict[str, Any] = {
+    "encoder": "mobilenet_v3_small",
+    "encoder_depth": 4,
+    "decoder_channels": [32, 16, 8, 8],
+}
+_TINY_DETECTOR: dict[str, Any] = {
+    **DETECTOR,
+    "encoder": "mobilenet_v3_small",
+    "detection": {"pyramid_channels": 32},
+}
+CROPS = Profile(
+    "crops",
+    unresized="crops",
+    megapixels=dict.fromkeys(SETS, 120.0),
+    counts_native=False,
     model={"encoder": "resnet18"},
     detector={**DETECTOR, "encoder": "resnet18"},
+    job={},
 )
-QUICK = Profile(
-    "quick",
-    megapixels=4,
-    model={
-        "encoder": "mobilenet_v3_small",
-        "encoder_depth": 4,
-        "decoder_channels": [32, 16, 8, 8],
-    },
-    detector={
-        **DETECTOR,
-        "encoder": "mobilenet_v3_small",
-        "detection": {"pyramid_channels": 32},
-    },
-    most_frames=4,
+NATIVE = Profile(
+    "native",
+    unresized="native",
+    # Minutes for all of it on a GPU of a data centre; detectors learn nothing in a few dozen steps.
+    megapixels={"weld_seg": 360.0, "bsdata": 270.0, "deeppcb": 160.0, "hripcb": 900.0},
+    counts_native=True,
+    model=CROPS.model,
+    detector=CROPS.detector,
+    # A run that steps down because others take the GPU's memory would be another run.  Between its
+    # looks at calibration frames a run of a minute needs no checkpoint.
+    job={"memory": {"ladder": []}, "checkpoint_every_s": 3600},
 )
+PROFILES = {profile.name: profile for profile in (CROPS, NATIVE)}
 
 
 @dataclass(frozen=True, order=True)
@@ -146,9 +176,11 @@ class Run:
 
     def configuration(self, profile: Profile) -> str:
         """Return a digest of everything that decides the outcome but the code."""
-        spec = SETS[self.cell.set_name]
+        name = self.cell.set_name
+        spec = SETS[name]
         stated = [
-            asdict(profile),
+            # The budgets of other sets change nothing.
+            asdict(replace(profile, megapixels={name: profile.megapixels[name]}, job={})),
             asdict(spec),
             RESOLUTIONS[self.cell.resolution],
             self.cell.norm,
@@ -160,21 +192,43 @@ class Run:
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def plan_cells(sets: Sequence[str], norms: Sequence[str]) -> list[Cell]:
-    """Return every normalization on native crops, and smaller frames under the product's own.
+def plan_cells(sets: Sequence[str], norms: Sequence[str], profile: Profile) -> list[Cell]:
+    """Return every normalization on native pixels, and smaller frames under the product's own.
 
     A detector is not trained on smaller frames.
     """
     cells = []
     for name in sets:
-        cells += [Cell(name, norm, "crops") for norm in norms]
+        cells += [Cell(name, norm, profile.unresized) for norm in norms]
         if RESOLUTION_NORM in norms and SETS[name].task == "segmentation":
             cells += [Cell(name, RESOLUTION_NORM, "half"), Cell(name, RESOLUTION_NORM, "quarter")]
     return cells
 
 
+def plan_runs(cells: Sequence[Cell], seeds: int, profile: Profile) -> list[Run]:
+    """Return the runs in the order in which they are made.
+
+    One seed of everything comes before the next, so that what was cut short is whole as far as it
+    goes; within a seed the longest come first, so that runs at once end together.
+    """
+
+    def shown_megapixels(cell: Cell) -> float:
+        factor = float(RESOLUTIONS[cell.resolution].get("factor", 1.0))
+        share = factor**2 if profile.counts_native else 1.0
+        return profile.megapixels[cell.set_name] * share
+
+    longest_first = sorted(cells, key=shown_megapixels, reverse=True)
+    return [Run(cell, seed) for seed in range(seeds) for cell in longest_first]
+
+
 def run_config(
-    run: Run, profile: Profile, *, mean_frame_area_px: float, manifest: str, root: str
+    run: Run,
+    profile: Profile,
+    *,
+    mean_frame_area_px: float,
+    manifest: str,
+    root: str,
+    data: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the ``config.json`` of a run.
 
@@ -184,15 +238,19 @@ def run_config(
         mean_frame_area_px: Of the training frames.
         manifest: Path of the version's manifest.
         root: What its file names are relative to.
+        data: How frames are read, which changes no result.
     """
     resolution = RESOLUTIONS[run.cell.resolution]
     if resolution["mode"] == "crop":
         seen_px = resolution["height_px"] * resolution["width_px"]
+    elif profile.counts_native:
+        seen_px = mean_frame_area_px
     else:
-        seen_px = mean_frame_area_px * resolution["factor"] ** 2
-    steps = max(1, math.ceil(profile.megapixels * 1e6 / (BATCH_SIZE * seen_px)))
+        seen_px = mean_frame_area_px * resolution.get("factor", 1.0) ** 2
+    budget_px = profile.megapixels[run.cell.set_name] * 1e6
+    steps = max(1, math.ceil(budget_px / (BATCH_SIZE * seen_px)))
     return {
-        "data": {"manifest": manifest, "root": root},
+        "data": {"manifest": manifest, "root": root, **data},
         "model": profile.model_for(SETS[run.cell.set_name].task),
         "norm": {"kind": run.cell.norm},
         "resolution": resolution,
@@ -203,4 +261,5 @@ def run_config(
         "seed": run.seed,
         # What `auto` takes on a GPU that knows it, and half the time on a processor.
         "precision": PRECISION,
+        **profile.job,
     }

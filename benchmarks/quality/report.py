@@ -34,16 +34,18 @@ def report(entries: Entries, contents: Mapping[str, Any], profile: Profile) -> s
     """Return the page in Markdown."""
     sections = ["\n".join(_introduction(contents, profile))]
     present = {run.cell.set_name for run in entries}
-    sections += ["\n".join(_set_section(name, entries)) for name in SETS if name in present]
-    sections.append("\n".join(_not_run(entries)))
+    sections += [
+        "\n".join(_set_section(name, entries, profile)) for name in SETS if name in present
+    ]
+    sections.append("\n".join(_not_run(entries, profile)))
     return "\n\n".join(sections) + "\n"
 
 
-def estimate_text(wanted: Sequence[Run], done: Entries) -> str:
+def estimate_text(wanted: Sequence[Run], done: Entries, processes: int = 1) -> str:
     """Return how many runs are left and how long they will take by those that are done.
 
-    A run is taken to cost the mean of the finished runs most like it: of its cell's set and
-    resolution, of its set, or of all.
+    So many are made at once.  A run is taken to cost the mean of the finished runs most like it: of
+    its cell's set and resolution, of its set, or of all.
     """
     missing = [run for run in wanted if run not in done]
     count = f"{len(wanted) - len(missing)} of {len(wanted)} runs are done"
@@ -51,8 +53,8 @@ def estimate_text(wanted: Sequence[Run], done: Entries) -> str:
         return f"{count}."
     if not done:
         return f"{count}; how long the rest takes can be told when one is."
-    left_s = sum(_expected_s(run, done) for run in missing)
-    total_s = left_s + sum(done[run]["total_s"] for run in wanted if run in done)
+    left_s = sum(_expected_s(run, done) for run in missing) / processes
+    total_s = left_s + sum(done[run]["total_s"] for run in wanted if run in done) / processes
     return (
         f"{count}; the rest takes about {_duration(left_s)} and the whole about "
         f"{_duration(total_s)}, by the {len(done)} finished."
@@ -79,35 +81,70 @@ def _place(cell: Cell) -> tuple[str, str]:
 
 
 def _introduction(contents: Mapping[str, Any], profile: Profile) -> list[str]:
-    machines = [
-        f"- machine {number}: {machine['processor']}, {machine['cores']} cores, on "
-        f"{machine['device']}, torch {machine['torch']}"
-        for number, machine in enumerate(contents["machines"])
-    ]
     return [
-        "# Quality on real images",
+        "# Quality on real images" + (", at native size" if profile.counts_native else ""),
         "",
         "Models that the product trains on real sets, as a user trains them: a frozen version, a",
         "run directory, `python -m training`. Each set is split by part into 70 % of the frames to",
         "train on, 15 % for calibration and 15 % for the test; thresholds are chosen on the",
         "calibration frames, and the test frames are judged once, whole and at native size,",
-        "whatever the training saw. Every run shows the network",
-        f"{profile.megapixels:g} megapixels at batch {BATCH_SIZE} in {PRECISION}, from random",
+        f"whatever the training saw. Runs are at batch {BATCH_SIZE} in {PRECISION}, from random",
         f"weights ({profile.model['encoder']}; on sets of boxes",
-        f"{profile.detector['architecture']}): about",
-        "the same work each, and far less than a model needs to reach its best. Read differences,",
-        "not levels.",
+        f"{profile.detector['architecture']}), and see far less than a model needs to reach its",
+        "best. Read differences, not levels.",
         "",
-        "`crops` are windows of 448x448 native pixels, `half` and `quarter` whole frames with",
-        f"sides of a half and a quarter under `{RESOLUTION_NORM}`, the product's choice at this",
-        "batch.",
+        *_budget(profile),
         "",
-        "Written by `make benchmark-quality`, which goes on where it was stopped.",
-        *(["", "Machines:", "", *machines] if machines else []),
+        f"Written by `python -m benchmarks.quality{_option(profile)}`, which goes on where it was",
+        "stopped.",
+        *_machines(contents),
     ]
 
 
-def _set_section(name: str, entries: Entries) -> list[str]:
+def _option(profile: Profile) -> str:
+    return " --profile native" if profile.counts_native else ""
+
+
+def _budget(profile: Profile) -> list[str]:
+    sizes = (
+        f"`half` and `quarter` are whole frames with sides of a half and a quarter under "
+        f"`{RESOLUTION_NORM}`, the product's choice at this batch."
+    )
+    budgets = ", ".join(f"{name} {budget:g}" for name, budget in profile.megapixels.items())
+    if profile.counts_native:
+        return [
+            "Runs on a set take the same steps on the same frames, whatever becomes of them.",
+            f"Megapixels of frames as they lie on disk: {budgets}.",
+            f"`native` are whole frames; {sizes}",
+            "Seconds are of a run that shares the machine with others, from the loading of its",
+            "libraries to its report.",
+        ]
+    return [
+        f"Every run shows the network so many megapixels: {budgets}. `crops` are windows of",
+        f"448x448 native pixels; {sizes}",
+    ]
+
+
+def _machines(contents: Mapping[str, Any]) -> list[str]:
+    if not contents["machines"]:
+        return []
+    lines = []
+    for number, machine in enumerate(contents["machines"]):
+        line = (
+            f"- machine {number}: {machine['processor']}, {machine['cores']} cores, on "
+            f"{machine['device']}, torch {machine['torch']}"
+        )
+        if machine.get("processes", 1) > 1:
+            line += f"; {machine['processes']} runs at once, {machine['threads_each']} threads each"
+        took = [each for each in contents.get("took", []) if each["machine"] == number]
+        if took:
+            runs, seconds = (sum(each[name] for each in took) for name in ("runs", "seconds"))
+            line += f"; {runs} runs took {seconds:.0f} s in all"
+        lines.append(line)
+    return ["", "Machines:", "", *lines]
+
+
+def _set_section(name: str, entries: Entries, profile: Profile) -> list[str]:
     own = {run: entry for run, entry in entries.items() if run.cell.set_name == name}
     scores = [score for score in _SCORES if score in next(iter(own.values()))["scores"]]
     frames = next(iter(own.values()))["test_frames"]
@@ -119,30 +156,40 @@ def _set_section(name: str, entries: Entries) -> list[str]:
         f"{frames} test frames, the same for every run. The best answer that needs no training",
         f"reaches {_SCORES[scores[0]]} {trivial:.3f}. Mean ± standard deviation over seeds.",
         "",
-        f"| norm, resolution | seeds | {heads} | minutes |",
+        f"| norm, resolution | seeds | {heads} | {_unit(profile)} |",
         "|---" * (len(scores) + 3) + "|",
     ]
     for cell in sorted({run.cell for run in own}, key=_order):
         of_cell = [own[run] for run in sorted(own) if run.cell == cell]
         texts = [_spread([_value(entry["scores"][score]) for entry in of_cell]) for score in scores]
-        minutes = _spread([entry["total_s"] / 60 for entry in of_cell], "{:.1f}")
+        took = _spread([_took(entry, profile) for entry in of_cell], "{:.1f}")
         lines.append(
-            f"| {cell.norm}, {cell.resolution} | {len(of_cell)} | {' | '.join(texts)} | {minutes} |"
+            f"| {cell.norm}, {cell.resolution} | {len(of_cell)} | {' | '.join(texts)} | {took} |"
         )
-    return [*lines, "", *_run_table(own, scores)]
+    return [*lines, "", *_run_table(own, scores, profile)]
+
+
+def _unit(profile: Profile) -> str:
+    return "seconds" if profile.counts_native else "minutes"
+
+
+def _took(entry: Mapping[str, Any], profile: Profile) -> float:
+    """Return how long a run's program worked, in the page's unit."""
+    return float(entry["total_s"]) / (1 if profile.counts_native else 60)
 
 
 def _order(cell: Cell) -> tuple[int, int]:
     return [*RESOLUTIONS].index(cell.resolution), NORMS.index(cell.norm)
 
 
-def _run_table(own: Entries, scores: Sequence[str]) -> list[str]:
+def _run_table(own: Entries, scores: Sequence[str], profile: Profile) -> list[str]:
     """Return every run with its exact intervals; frames are the same, so seeds are not pooled."""
     rates = [score for score in scores if score not in ("dice", "ap50")]
+    heads = " | ".join([*(_SCORES[score] for score in scores), "steps", _unit(profile), "machine"])
     lines = [
         "Each run, rates with their exact 95 % intervals:",
         "",
-        f"| run | {' | '.join(_SCORES[score] for score in scores)} | steps | minutes | machine |",
+        f"| run | {heads} |",
         "|---" * (len(scores) + 4) + "|",
     ]
     for run in sorted(own, key=lambda run: (_order(run.cell), run.seed)):
@@ -155,7 +202,7 @@ def _run_table(own: Entries, scores: Sequence[str]) -> list[str]:
         ]
         lines.append(
             f"| {run.cell.norm}, {run.cell.resolution}, seed {run.seed} | {' | '.join(texts)} | "
-            f"{entry['steps']} | {entry['total_s'] / 60:.1f} | {entry['machine']} |"
+            f"{entry['steps']} | {_took(entry, profile):.1f} | {entry['machine']} |"
         )
     return lines
 
@@ -190,10 +237,10 @@ def _spread(values: Iterable[float | None], form: str = "{:.3f}") -> str:
     return f"{form.format(mean)} ± {form.format(deviation)}"
 
 
-def _not_run(entries: Entries) -> list[str]:
+def _not_run(entries: Entries, profile: Profile) -> list[str]:
     """Say what of the default plan has no run."""
     lines = ["## Not run", ""]
-    cells = plan_cells(list(SETS), NORMS)
+    cells = plan_cells(list(SETS), NORMS, profile)
     for name in dict.fromkeys(cell.set_name for cell in cells):
         missing = {
             cell: [str(seed) for seed in range(SEEDS) if Run(cell, seed) not in entries]

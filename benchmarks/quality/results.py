@@ -49,3 +49,10 @@ class QualityResults(RunsFile):
             **outcome,
         }
         self.add_entry(run.key, entry, machine)
+
+    def note_duration(self, machine: dict[str, Any], *, runs: int, seconds: float) -> None:
+        """Note how long an invocation took for so many runs."""
+        with self.changed() as contents:
+            number = contents["machines"].index(machine)
+            took = {"machine": number, "runs": runs, "seconds": round(seconds, 1)}
+            contents.setdefault("took", []).append(took)

@@ -23,6 +23,8 @@ _CPU = torch.device("cpu")
 
 # Real dry steps are made at no more pixels than these, all frames of a batch together.
 DRY_PIXELS = 256 * 256
+# A GPU takes longer to be told of a step that small than to make it.
+DRY_PIXELS_OF_GPU = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class BatchShape:
     def pixels(self) -> int:
         """Of all frames together."""
         return self.frames * self.height_px * self.width_px
+
+
+def dry_pixels(device: torch.device) -> int:
+    """Return about how many pixels the larger of a device's dry steps has."""
+    return DRY_PIXELS_OF_GPU if device.type == "cuda" else DRY_PIXELS
 
 
 @dataclass(frozen=True)
@@ -98,11 +105,13 @@ def step_seconds(config: RunConfig, prepared: Prepared, shapes: list[BatchShape]
     with torch.random.fork_rng(devices):
         dry = replace(prepared, network=copy.deepcopy(prepared.network).train())
         optimizer = _resting_optimizer(dry.network, config)
-        # The first one loads libraries and is not counted.
-        seconds = [one_step(config, dry, shape, optimizer) for shape in [shapes[0], *shapes]]
+        # The first one loads libraries and is not counted.  A GPU loads kernels for each size.
+        for shape in shapes if devices else shapes[:1]:
+            one_step(config, dry, shape, optimizer)
+        seconds = [one_step(config, dry, shape, optimizer) for shape in shapes]
     # A step of many micro-batches takes as long as so many of them.
     made = min(config.accumulation_steps, 2)
-    return [config.accumulation_steps * passed / made for passed in seconds[1:]]
+    return [config.accumulation_steps * passed / made for passed in seconds]
 
 
 def one_step(
@@ -115,12 +124,28 @@ def one_step(
 
     Side effects: the network's weights move unless the optimizer's rate is zero.
     """
+    (passed_s,) = several_steps(config, prepared, shape, optimizer, count=1)
+    return passed_s
+
+
+def several_steps(
+    config: RunConfig,
+    prepared: Prepared,
+    shape: BatchShape,
+    optimizer: torch.optim.Optimizer,
+    *,
+    count: int,
+) -> list[float]:
+    """Make steps of the run on the same noise and return the seconds of each, see `one_step`."""
     batch = _batch(prepared, shape)
-    begin_s = time.perf_counter()
-    _go(config, prepared, batch, optimizer)
-    if prepared.device.type == "cuda":
-        torch.cuda.synchronize(prepared.device)
-    return time.perf_counter() - begin_s
+    seconds = []
+    for _ in range(count):
+        begin_s = time.perf_counter()
+        _go(config, prepared, batch, optimizer)
+        if prepared.device.type == "cuda":
+            torch.cuda.synchronize(prepared.device)
+        seconds.append(time.perf_counter() - begin_s)
+    return seconds
 
 
 def _go(
@@ -153,16 +178,19 @@ def _dry(prepared: Prepared, shape: BatchShape) -> Iterator[Prepared]:
 
 def _batch(prepared: Prepared, shape: BatchShape) -> Batch:
     frames, height, width = shape.frames, shape.height_px, shape.width_px
-    classes = len(prepared.manifest.classes)
+    classes, channels = len(prepared.manifest.classes), prepared.preprocessing.in_channels
+    # As `collate` does it.
+    pinned = prepared.device.type == "cuda"
     # Noise, so that a real step meets no channel without variance.
-    images = torch.randn(frames, prepared.preprocessing.in_channels, height, width)
+    images = torch.randn(frames, channels, height, width, pin_memory=pinned)
     distances = None
     if isinstance(prepared.loss, SegmentationLoss) and prepared.loss.reach_px is not None:
         distances = torch.zeros(frames, classes, height, width, dtype=torch.float16)
     return Batch(
-        images.contiguous(memory_format=torch.channels_last),
-        torch.zeros(frames, classes, height, width, dtype=torch.uint8),
-        torch.ones(frames, 1, height, width, dtype=torch.bool),
+        # On a CPU the network runs on it where it is.
+        images if pinned else images.contiguous(memory_format=torch.channels_last),
+        torch.zeros(frames, classes, height, width, dtype=torch.uint8, pin_memory=pinned),
+        torch.ones(frames, 1, height, width, dtype=torch.bool, pin_memory=pinned),
         distances,
     )
 

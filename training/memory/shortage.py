@@ -7,12 +7,13 @@ import re
 
 import torch
 
-# What PyTorch's CPU allocator, oneDNN and OpenCV say when the system has no more memory; the
-# exceptions themselves are plain RuntimeErrors and cv2.errors.
+# What PyTorch's CPU allocator, oneDNN, OpenCV and CUDA's libraries say when memory is out;
+# the exceptions themselves are plain RuntimeErrors and cv2.errors.
 _TOLD = re.compile(
     r"can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc|"
-    r"Insufficient memory|Failed to allocate|CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|"
-    r"CUDNN_STATUS_ALLOC_FAILED|could not (?:create|execute) a primitive",
+    r"Insufficient memory|Failed to allocate|CUDA (?:error: )?out of memory|"
+    r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|"
+    r"could not (?:create|execute) a primitive",
     re.IGNORECASE,
 )
 

@@ -204,7 +204,8 @@ def test_whole_frames_are_measured_on_each_device() -> None:
         (2000, "float32", 1, "served")
     ]
     assert [(c.height_px, c.precision, c.batch, c.entry) for c in frames["cuda"]] == [
-        (2000, "bfloat16", 2, "all")
+        (2000, "bfloat16", 2, "all"),
+        (2000, "bfloat16", 1, "all"),
     ]
     assert frames["cuda"][0].channels_last
 

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from norm.convolution_moments import (
     convolution_geometry,
+    every_nth_output,
+    grid_patches,
     mean_patch,
     mean_response,
     observed_padding_rule,
@@ -32,7 +34,7 @@ def test_mean_patch_gives_the_exact_mean_for_any_weight(
     convolution, x = any_convolution(mode)
     x = x.to(memory_format=memory_format)
     geometry = convolution_geometry(convolution, x, convolution(x).shape[2:], "declared")
-    patch = mean_patch(x, geometry)
+    patch = mean_patch(x, geometry, x.dtype)
     for _ in range(2):
         torch.nn.init.normal_(convolution.weight)
         response = mean_response(patch.flatten(1)[None], convolution.weight)[0]
@@ -109,3 +111,22 @@ def test_padding_of_a_subclass_is_recognised_by_what_it_computes() -> None:
     assert observed_padding_rule(plain, x, plain(x)) == "declared"
     assert observed_padding_rule(same, x, same(x)) == "same"
     assert observed_padding_rule(other, x, other(x)) is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_weight_times_grid_patches_is_the_output(
+    mode: Mode, memory_format: torch.memory_format, stride: int
+) -> None:
+    convolution, x = any_convolution(mode)
+    x = x.to(memory_format=memory_format)
+    y = convolution(x)
+    geometry = convolution_geometry(convolution, x, (y.shape[2], y.shape[3]), "declared")
+    y, geometry = every_nth_output(y, geometry, stride)
+    groups = convolution.groups
+    patches = grid_patches(x, geometry)
+    by_group = patches.view(len(x), groups, -1, patches.shape[2])
+    weight = convolution.weight.view(groups, -1, by_group.shape[2])
+    expected = torch.einsum("gcf,ngfp->ngcp", weight, by_group).reshape(y.shape)
+    torch.testing.assert_close(expected, y, rtol=1e-12, atol=1e-12)

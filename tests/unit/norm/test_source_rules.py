@@ -143,7 +143,8 @@ def test_recent_normalizers_are_few_and_five_numbers_a_channel(variant: str) -> 
             continue
         entries = list(layer._recent._entries)
         assert len(entries) == (0 if kind == "frozen" else KEPT_FORWARD_PASSES)
-        for entry in entries:
+        for kept in entries:
+            entry = kept if isinstance(kept, tuple) else kept.unpack()
             tensors = [t for part in entry for t in part if isinstance(t, Tensor)]
             assert {t.shape for t in tensors} == {(CHANNELS,)}
             assert not any(t.requires_grad for t in tensors)

@@ -222,14 +222,14 @@ def test_step_time_is_exact_where_it_is_linear(rate: float, constant: float, fac
 
 
 def test_dry_steps_keep_the_batch_and_suit_the_stride() -> None:
-    small, large = dry_shapes(BatchShape(2, 2016, 2528), 32)
+    small, large = dry_shapes(BatchShape(2, 2016, 2528), 32, 256 * 256)
     assert small.frames == large.frames == 2
     assert small.pixels < large.pixels <= 1.3 * 256 * 256
     assert all(
         side % 32 == 0 for shape in (small, large) for side in (shape.height_px, shape.width_px)
     )
     tiny = BatchShape(1, 64, 96)
-    assert dry_shapes(tiny, 32)[1] == tiny
+    assert dry_shapes(tiny, 32, 256 * 256)[1] == tiny
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,8 @@ def test_dry_steps_keep_the_batch_and_suit_the_stride() -> None:
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
         (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("can't allocate memory"), False),
     ],

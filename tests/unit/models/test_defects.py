@@ -46,6 +46,14 @@ def test_a_probability_that_is_no_number_is_an_error_and_never_an_ok(value: floa
     assert error.value.code == "probabilities_not_finite"
 
 
+def test_more_regions_than_16_bits_can_number_are_all_counted() -> None:
+    probabilities = np.zeros((1, 514, 514), np.float32)
+    probabilities[0, ::2, ::2] = 0.6
+    defects, notes = find_defects(probabilities, ["pit"], point(pit=ClassThreshold()))
+    assert {defect.area_px for defect in defects} == {1}
+    assert notes == [f"{257**2} defects found, the {MAX_DEFECTS} strongest are listed"]
+
+
 @given(
     st.tuples(st.just(2), st.integers(1, 50), st.integers(1, 50)),
     st.integers(0, 2**32 - 1),
@@ -71,20 +79,6 @@ def test_a_frames_highest_probability_is_found_and_no_nan_is_overlooked_wherever
     broken[place] = np.nan
     with pytest.raises(OutputError):
         find_defects(broken, ["a", "b"], thresholds)
-
-
-@given(hnp.arrays(np.float32, st.tuples(st.just(2), st.integers(16, 70), st.integers(16, 70))))
-def test_blocks_whose_peaks_are_known_already_give_the_same_defects(
-    probabilities: np.ndarray,
-) -> None:
-    probabilities = np.abs(np.nan_to_num(probabilities, posinf=1, neginf=1))
-    rows, columns = (side // BLOCK_PX for side in probabilities.shape[1:])
-    blocks = probabilities[:, : rows * BLOCK_PX, : columns * BLOCK_PX].reshape(
-        2, rows, BLOCK_PX, columns, BLOCK_PX
-    )
-    thresholds = point(a=ClassThreshold(threshold=0.5), b=ClassThreshold(min_area_px=2))
-    alone = find_defects(probabilities, ["a", "b"], thresholds)
-    assert alone == find_defects(probabilities, ["a", "b"], thresholds, blocks.max(axis=(2, 4)))
 
 
 def test_each_class_has_its_own_threshold_and_minimum_area() -> None:

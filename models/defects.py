@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
@@ -176,34 +177,32 @@ def _block_maxima(
     Returns:
         (K, rows, columns) of blocks; those at the right and at the bottom may be smaller.
     """
-    count, height, width = probabilities.shape
-    if not probabilities.size:
-        return np.zeros((count, 0, 0), np.float32)
-    if peaks is not None and peaks.size:
-        return _completed(peaks, probabilities)
-    whole_px = height - height % BLOCK_PX
-    # NumPy takes the maximum over an axis in the middle at the speed of memory.
-    bands = probabilities[:, :whole_px].reshape(count, -1, BLOCK_PX, width).max(axis=2)
-    if whole_px < height:
-        last = probabilities[:, whole_px:].max(axis=1, keepdims=True)
-        bands = np.concatenate((bands, last), axis=1)
-    starts = np.arange(0, width, BLOCK_PX)
-    return np.maximum.reduceat(bands, starts, axis=2)
-
-
-def _completed(
-    peaks: NDArray[np.float32], probabilities: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return the highest of all blocks, from those of the whole ones and the rest at the edges."""
-    _, rows, columns = peaks.shape
+    rows, columns = (side // BLOCK_PX for side in probabilities.shape[1:])
     bottom, right = rows * BLOCK_PX, columns * BLOCK_PX
-    maxima = peaks
+    maxima = _whole_block_maxima(probabilities, rows, columns) if peaks is None else peaks
     if right < probabilities.shape[2]:
         beside = probabilities[:, :bottom, right:]
-        last = beside.reshape(len(peaks), rows, -1).max(axis=2, keepdims=True)
-        maxima = np.concatenate((maxima, last), axis=2)
-    if bottom < probabilities.shape[1]:
-        maxima = np.concatenate((maxima, _block_maxima(probabilities[:, bottom:])), axis=1)
+        blocks = beside.reshape(len(maxima), rows, BLOCK_PX, beside.shape[2])
+        maxima = np.concatenate((maxima, blocks.max(axis=(2, 3))[:, :, None]), axis=2)
+    if bottom < probabilities.shape[1] and probabilities.shape[2]:
+        starts = np.arange(0, probabilities.shape[2], BLOCK_PX)
+        below = probabilities[:, bottom:].max(axis=1, keepdims=True)
+        maxima = np.concatenate((maxima, np.maximum.reduceat(below, starts, axis=2)), axis=1)
+    return maxima
+
+
+@torch.inference_mode()
+def _whole_block_maxima(
+    probabilities: NDArray[np.float32], rows: int, columns: int
+) -> NDArray[np.float32]:
+    """Return the highest of each whole block, (K, rows, columns); torch reads on all cores."""
+    within = probabilities[:, : rows * BLOCK_PX]
+    # Torch warns of arrays that it must not write to.
+    within = within if within.flags.writeable else within.copy()
+    count, _, width = within.shape
+    bands = torch.from_numpy(within).view(count, rows, BLOCK_PX, width).amax(2)
+    whole = bands[:, :, : columns * BLOCK_PX]
+    maxima: NDArray[np.float32] = whole.view(count, rows, columns, BLOCK_PX).amax(3).numpy()
     return maxima
 
 
@@ -276,4 +275,5 @@ def _outline(region: NDArray[np.bool_], x: int, y: int) -> tuple[tuple[int, int]
     )
     outer = max(contours, key=len)
     points = cv2.approxPolyDP(outer, POLYGON_TOLERANCE_PX, closed=True)
-    return tuple((int(px) + x, int(py) + y) for px, py in points[:, 0, :])
+    # Thousands of points are moved and turned into Python's numbers in one call each.
+    return tuple(map(tuple, (points[:, 0, :] + (x, y)).tolist()))

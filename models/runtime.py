@@ -112,6 +112,14 @@ class FrozenModel:
         """
         self._in_use = (engine, notes)
 
+    def warm_up(self, engine: Engine, pixels: Pixels, count: int) -> None:
+        """Get an engine ready that is to be used, for ``count`` frames at a time of these pixels.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+        warm_up(engine, pixels, self.info.preprocessing, count, self._tiles)
+
     def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
         """Return the probability of each class (K, H, W) at each pixel of a frame.
 
@@ -309,13 +317,20 @@ def engine_answers(
     ]
 
 
-def warm_up(engine: Engine, pixels: Pixels, preprocessing: Preprocessing) -> None:
-    """Let an engine allocate, choose and record for frames to come of the size of these pixels."""
+def warm_up(
+    engine: Engine,
+    pixels: Pixels,
+    preprocessing: Preprocessing,
+    count: int = 1,
+    tiles_for: TilesFor = lambda _size, _count: None,
+) -> None:
+    """Let an engine allocate, choose and record for ``count`` frames at a time of these pixels."""
     until_s = time.monotonic() + _LONGEST_WARMING_S
-    engine_answers(engine, [pixels], preprocessing)
+    frames = [pixels] * count
+    engine_answers(engine, frames, preprocessing, tiles_for)
     # A shape is recorded when it comes twice in a row, unless another thread is recording then.
     while isinstance(engine, TorchEngine) and not engine.is_warm and time.monotonic() < until_s:
-        engine_answers(engine, [pixels], preprocessing)
+        engine_answers(engine, frames, preprocessing, tiles_for)
 
 
 def _asked(

@@ -230,7 +230,7 @@ class FrameQueue:
         batch = [first]
         for frame in others:
             size = len(batch) + 1
-            if size > MAX_BATCH or size * first.area_px > MAX_BATCH_AREA_PX:
+            if size > largest_batch(first.area_px):
                 break
             if frame.kind != first.kind:
                 continue
@@ -279,6 +279,11 @@ class _Durations:
     def of(self, kind: FrameKind) -> float:
         """Return the least that such a frame takes, as far as is known."""
         return min(self._by_kind.get(kind, ()), default=_UNKNOWN_S)
+
+
+def largest_batch(area_px: int) -> int:
+    """Return how many frames of an area go through the network together at the most."""
+    return max(1, min(MAX_BATCH, MAX_BATCH_AREA_PX // area_px))
 
 
 def _has_passed(frame: WaitingFrame, at_s: float) -> bool:

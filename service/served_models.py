@@ -28,7 +28,7 @@ from models.engine_record import (
     read_record,
 )
 from models.engines import REFERENCE_ENGINE, Engine
-from models.runtime import warm_up
+from service.frame_queue import largest_batch
 from service.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -155,8 +155,15 @@ def free_memory_bytes(device: torch.device) -> int:
 
 
 def _warm_up(engine: Engine, model: FrozenModel, record: EngineRecord) -> None:
-    """Let an engine allocate and choose for the frames of its line before the first one comes."""
-    warm_up(engine, _blank(model, record.frame_size), model.info.preprocessing)
+    """Let an engine allocate and choose for the frames of its line before the first one comes.
+
+    An engine keeps what its largest batch took, and kernels for each size of a batch.  Which come
+    is chance, and some come hours after the start maybe: memory is taken for all of them here,
+    before the line relies on the engine.
+    """
+    height, width = record.frame_size
+    for count in range(largest_batch(height * width), 0, -1):
+        model.warm_up(engine, _blank(model, record.frame_size), count)
 
 
 def _blank(model: FrozenModel, size: tuple[int, int]) -> Pixels:

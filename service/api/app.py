@@ -90,6 +90,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SlowBodyMiddleware)
     app.add_middleware(RequestIdMiddleware)
     for router in (
+        # Routes are tried in this order, and a line waits for its own.
+        predict.router,
+        parts.router,
+        open_inference.router,
         datasets.router,
         items.router,
         imports.router,
@@ -105,9 +109,6 @@ def create_app(settings: Settings) -> FastAPI:
         deployments.router,
         shadow.router,
         kept_frames.router,
-        predict.router,
-        parts.router,
-        open_inference.router,
         ledger.router,
         health.router,
         metrics.router,

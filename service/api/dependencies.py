@@ -1,4 +1,8 @@
-"""What endpoints ask for; `service.api.app.create_app` puts it all on ``app.state``."""
+"""What endpoints ask for; `service.api.app.create_app` puts it all on ``app.state``.
+
+What only looks something up is ``async``, though it waits for nothing: FastAPI hands every other
+function to a thread and waits for that, once for each thing that an endpoint asks for.
+"""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -22,85 +26,85 @@ from service.settings import Settings
 from service.storage import Storage
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     """Return the installation's settings."""
     settings: Settings = request.app.state.settings
     return settings
 
 
-def get_storage(request: Request) -> Storage:
+async def get_storage(request: Request) -> Storage:
     """Return the installation's storage."""
     storage: Storage = request.app.state.storage
     return storage
 
 
-def get_engine(request: Request) -> Engine:
+async def get_engine(request: Request) -> Engine:
     """Return the installation's database."""
     engine: Engine = request.app.state.engine
     return engine
 
 
-def get_archive_pieces(request: Request) -> ArchivePieces:
+async def get_archive_pieces(request: Request) -> ArchivePieces:
     """Return what takes in archives piece by piece."""
     pieces: ArchivePieces = request.app.state.archive_pieces
     return pieces
 
 
-def get_inference(request: Request) -> InferenceEngine:
+async def get_inference(request: Request) -> InferenceEngine:
     """Return the engine that owns the device."""
     inference: InferenceEngine = request.app.state.inference
     return inference
 
 
-def get_frame_threads(request: Request) -> FrameThreads:
+async def get_frame_threads(request: Request) -> FrameThreads:
     """Return the threads of ``/predict``."""
     threads: FrameThreads = request.app.state.frame_threads
     return threads
 
 
-def get_inspections(request: Request) -> FrameInspections:
+async def get_inspections(request: Request) -> FrameInspections:
     """Return what takes frames to their verdicts."""
     inspections: FrameInspections = request.app.state.inspections
     return inspections
 
 
-def get_answers(request: Request) -> Answers:
+async def get_answers(request: Request) -> Answers:
     """Return what records and counts predictions."""
     answers: Answers = request.app.state.answers
     return answers
 
 
-def get_metrics(request: Request) -> ServingMetrics:
+async def get_metrics(request: Request) -> ServingMetrics:
     """Return what counts predictions."""
     metrics: ServingMetrics = request.app.state.metrics
     return metrics
 
 
-def get_recorder(request: Request) -> PredictionRecorder:
+async def get_recorder(request: Request) -> PredictionRecorder:
     """Return what writes into the ledger."""
     recorder: PredictionRecorder = request.app.state.recorder
     return recorder
 
 
-def get_follow_up(request: Request) -> FollowUp:
+async def get_follow_up(request: Request) -> FollowUp:
     """Return what happens to frames after their answers."""
     follow_up: FollowUp = request.app.state.follow_up
     return follow_up
 
 
-def get_previews(request: Request) -> PreviewStore:
+async def get_previews(request: Request) -> PreviewStore:
     """Return the store of drawn previews."""
     previews: PreviewStore = request.app.state.previews
     return previews
 
 
-def get_measurer(request: Request) -> FrameMeasurer:
+async def get_measurer(request: Request) -> FrameMeasurer:
     """Return what measures stored frames."""
     measurer: FrameMeasurer = request.app.state.measurer
     return measurer
 
 
-def get_warm_start(request: Request) -> WarmStart:
+async def get_warm_start(request: Request) -> WarmStart:
     """Return what loads the deployed models at the start."""
     warm_start: WarmStart = request.app.state.warm_start
     return warm_start

@@ -107,12 +107,15 @@ async def read_body(request: Request) -> bytes:
         PayloadTooLarge: It is larger than this installation accepts of a frame.
     """
     limit = request.app.state.settings.max_file_bytes
-    raw = bytearray()
+    chunks: list[bytes] = []
+    size = 0
     async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > limit:
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
             raise _too_large("the body", limit)
-    return bytes(raw)
+    # Copied once; a buffer that grows is copied as often as it finds no room.
+    return b"".join(chunks)
 
 
 def _media_type(request: Request) -> str:

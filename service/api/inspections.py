@@ -263,8 +263,9 @@ def prediction_of(draft: Draft, wish: Wish) -> Prediction:
 
 
 def _defects(inspection: Inspection) -> tuple[DefectResource, ...]:
+    # Not validated: these are our own numbers, of outlines of thousands of points.
     return tuple(
-        DefectResource(
+        DefectResource.model_construct(
             class_name=defect.class_name,
             score=defect.score,
             box=defect.box,

@@ -1,6 +1,7 @@
 """``/predict``: one frame in, the verdict out."""
 
 import time
+from dataclasses import dataclass
 from typing import Annotated, get_args
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -33,27 +34,15 @@ PartId = Annotated[
 ]
 
 
+@dataclass(frozen=True)
 class PredictionQuery:
-    """What the query of a call for a verdict says; FastAPI fills it in."""
+    """What the query of a call for a verdict says, and when its request's head had arrived."""
 
-    def __init__(
-        self,
-        deployment: Annotated[str | None, Query(description="Default: `default`.")] = None,
-        model: Annotated[str | None, Query(description="A model by its id instead.")] = None,
-        include: Annotated[
-            str | None,
-            Query(description="Wanted of `mask,overlay,heatmap,probabilities` (PNG) and `rle`."),
-        ] = None,
-        deadline_ms: Annotated[
-            float | None,
-            Query(gt=0, allow_inf_nan=False, description="After it the verdict is NOT_INSPECTED."),
-        ] = None,
-    ) -> None:
-        self.begin_s = time.perf_counter()
-        self.deployment = deployment
-        self.model = model
-        self.include = include
-        self.deadline_ms = deadline_ms
+    begin_s: float
+    deployment: str | None
+    model: str | None
+    include: str | None
+    deadline_ms: float | None
 
     def wish(self, request: Request, part_id: str | None) -> Wish:
         """Return what is asked for, of which model.
@@ -77,7 +66,23 @@ class PredictionQuery:
         )
 
 
-PredictionQueryDependency = Annotated[PredictionQuery, Depends()]
+async def read_query(
+    deployment: Annotated[str | None, Query(description="Default: `default`.")] = None,
+    model: Annotated[str | None, Query(description="A model by its id instead.")] = None,
+    include: Annotated[
+        str | None,
+        Query(description="Wanted of `mask,overlay,heatmap,probabilities` (PNG) and `rle`."),
+    ] = None,
+    deadline_ms: Annotated[
+        float | None,
+        Query(gt=0, allow_inf_nan=False, description="After it the verdict is NOT_INSPECTED."),
+    ] = None,
+) -> PredictionQuery:
+    """Return what the query says; not in a thread, since its clock begins here."""
+    return PredictionQuery(time.perf_counter(), deployment, model, include, deadline_ms)
+
+
+PredictionQueryDependency = Annotated[PredictionQuery, Depends(read_query)]
 
 
 @router.post("/predict", openapi_extra=REQUEST_BODY, response_model=Prediction)

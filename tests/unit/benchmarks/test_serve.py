@@ -17,10 +17,11 @@ from benchmarks.serve.judged_exchanges import (
     judge,
     repeated_requests,
 )
-from benchmarks.serve.latency import split_time
+from benchmarks.serve.latency import QUICK, section, split_time
 from benchmarks.serve.page import PAGE
 from benchmarks.serve.resident_memory import trend
 from benchmarks.serve.sent_frames import as_sent
+from benchmarks.serve.shown_frames import SHOWN, shown_frames
 from models import ClassThreshold, Inspection, OperatingPoint, find_defects
 
 CLASSES = ("pit", "scratch")
@@ -210,3 +211,36 @@ def test_what_is_sent_is_what_was_drawn(encoding: str) -> None:
 
 def test_the_page_names_what_was_not_measured() -> None:
     assert PAGE.render({}).count("Not measured") == len(PAGE.titles)
+
+
+def test_frames_with_few_and_with_many_defects_are_told_apart() -> None:
+    times = {"decode": 1.0, "model": 10.0, "postprocess": 2.0, "total": 14.0}
+    answers = [
+        {
+            "shown": shown,
+            "service": split_time(15.0 + count, times),
+            "verdict": "NG" if count else "OK",
+            "defects": count,
+            "engine": "torch-fp32",
+            "bytes": 1000,
+            "nothing_ms": 1.0,
+        }
+        for shown, count in zip(SHOWN, (0, 3, 40), strict=True)
+    ]
+    told = section({"JPEG": answers * 2}, QUICK, rounds=6)
+    assert [row[:2] for row in told["rows"]] == [
+        ["JPEG, good", "0"],
+        ["JPEG, few defects", "3"],
+        ["JPEG, many defects", "40"],
+    ]
+    assert (
+        "good: JPEG 4.0 ms; few defects: JPEG 7.0 ms; many defects: JPEG 44.0 ms"
+        in told["notes"][1]
+    )
+
+
+def test_a_crowded_frame_shows_the_defects_of_a_dozen_others() -> None:
+    frames = shown_frames(320, 256)
+    assert [*frames] == [*SHOWN]
+    differs = frames["many defects"] != frames["good"]
+    assert 0.01 < differs.mean() < 0.9

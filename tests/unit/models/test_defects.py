@@ -46,6 +46,47 @@ def test_a_probability_that_is_no_number_is_an_error_and_never_an_ok(value: floa
     assert error.value.code == "probabilities_not_finite"
 
 
+@given(
+    st.tuples(st.just(2), st.integers(1, 50), st.integers(1, 50)),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_frames_highest_probability_is_found_and_no_nan_is_overlooked_wherever_it_lies(
+    shape: tuple[int, int, int], seed: int, is_padded: bool, is_read_only: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    # Padded frames are answered as a view of more.
+    around = random.random((shape[0], shape[1] + 7, shape[2] + 5)).astype(np.float32)
+    probabilities = around[:, : shape[1], : shape[2]] if is_padded else around
+    place = tuple(int(random.integers(side)) for side in probabilities.shape)
+    probabilities[place] = 2.0
+    probabilities.flags.writeable = not is_read_only
+    thresholds = point(a=ClassThreshold(threshold=1.5), b=ClassThreshold(threshold=1.5))
+    ((defect,), _) = find_defects(probabilities, ["a", "b"], thresholds)
+    assert (defect.class_name, defect.box) == ("ab"[place[0]], (place[2], place[1], 1, 1))
+    assert defect.polygon == ((place[2], place[1]),)
+
+    broken = probabilities.copy()
+    broken[place] = np.nan
+    with pytest.raises(OutputError):
+        find_defects(broken, ["a", "b"], thresholds)
+
+
+@given(hnp.arrays(np.float32, st.tuples(st.just(2), st.integers(16, 70), st.integers(16, 70))))
+def test_blocks_whose_peaks_are_known_already_give_the_same_defects(
+    probabilities: np.ndarray,
+) -> None:
+    probabilities = np.abs(np.nan_to_num(probabilities, posinf=1, neginf=1))
+    rows, columns = (side // BLOCK_PX for side in probabilities.shape[1:])
+    blocks = probabilities[:, : rows * BLOCK_PX, : columns * BLOCK_PX].reshape(
+        2, rows, BLOCK_PX, columns, BLOCK_PX
+    )
+    thresholds = point(a=ClassThreshold(threshold=0.5), b=ClassThreshold(min_area_px=2))
+    alone = find_defects(probabilities, ["a", "b"], thresholds)
+    assert alone == find_defects(probabilities, ["a", "b"], thresholds, blocks.max(axis=(2, 4)))
+
+
 def test_each_class_has_its_own_threshold_and_minimum_area() -> None:
     probabilities = np.zeros((2, 32, 32), np.float32)
     probabilities[0, 2:4, 2:4] = 0.6

@@ -4,10 +4,12 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 import torch
 
@@ -41,15 +43,21 @@ from models.engine_record import (
     load_exported,
     model_digest,
     read_record,
+    write_record,
 )
 from models.engines import Engine, EngineName, OnnxRuntimeEngine, TorchEngine, processor_has_bf16
 from models.exporting import ONNX_NAME, OPENVINO_NAME, check_exportable
 from models.parity import FrameAnswer, GoldenFrame, ParityTally, look, synthetic_extremes
 from models.runtime import engine_probabilities
+from service.frame_queue import MAX_BATCH
+from service.served_models import ServedModels
+from service.storage import Storage
 from tests.trained_bundle import patched_frame, write_trained
 
 CALIBRATION_FRAMES = 36
 SIZE_PX = (70, 101)
+# Activations of eight frames of it take hundreds of megabytes.
+LINE_SIZE_PX = (352, 448)
 EXPORTED = ("onnxruntime-fp32", "openvino-fp32", "openvino-bf16", "openvino-int8")
 
 
@@ -143,6 +151,29 @@ def test_frames_that_wait_together_get_the_answers_they_would_get_alone(
     for answer, copy, (batched, _) in zip(alone, kept, together, strict=True):
         np.testing.assert_array_equal(answer, copy, "a later frame wrote over an earlier answer")
         np.testing.assert_allclose(batched, answer, rtol=0, atol=1e-5)
+
+
+def test_a_served_engine_has_its_largest_batchs_memory_before_the_first_frame(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    storage = Storage(tmp_path)
+    copytree(prepared.bundle, storage.bundle_dir("mdl_a"))
+    copytree(prepared.folder, storage.exports_dir("mdl_a"))
+    chosen = {"chosen": "openvino-fp32", "frame_size": LINE_SIZE_PX}
+    write_record(storage.exports_dir("mdl_a"), prepared.record.model_copy(update=chosen))
+    served = ServedModels(storage, "cpu")
+    model = served.load("mdl_a")
+    served.close()
+    assert isinstance(model, FrozenModel)
+    assert model.engine.name == "openvino-fp32"
+
+    frame = patched_frame(0, size=LINE_SIZE_PX)
+    before = psutil.Process().memory_info().rss
+    for count in range(1, MAX_BATCH + 1):
+        model.inspect_together([frame] * count)
+    grown_mib = (psutil.Process().memory_info().rss - before) / 1024**2
+    # Nearly 300 MiB where the largest batch comes as a surprise; answers take some too.
+    assert grown_mib < 100
 
 
 def test_another_engine_takes_over_between_two_frames_and_says_so(prepared: Prepared) -> None:

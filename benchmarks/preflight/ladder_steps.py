@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from benchmarks.preflight.frames import drawn_frames, run_config
@@ -23,8 +24,9 @@ from training.memory.plan import HEADROOM
 from training.memory.shortage import release_memory
 
 FRAME = (2500, 2000)
-# Beyond this a cell is estimated and not measured on a CPU, so that it harms nobody else there.
-MOST_BYTES_OF_CPU = 11 * 1024**3
+# Beyond this share of what is free a cell is estimated and not measured on a CPU, so that it harms
+# nobody else there.
+SHARE_OF_CPU = 0.7
 STEPS_ON_GPU = 5
 
 CHECKPOINTING: dict[str, Any] = {"memory": {"activation_checkpointing": True, "ladder": []}}
@@ -97,7 +99,8 @@ def measure_cell(name: str, work: Path, *, estimate_only: bool) -> None:
     """Print the estimate and, where memory allows it, the measured peak of one step, as JSON."""
     config = _config(CELLS[name], work)
     # The optimizer's state, which a second step would hold as well, is small beside such frames.
-    result = measure_step(config, steps=1, most_bytes=0 if estimate_only else MOST_BYTES_OF_CPU)
+    most_bytes = 0 if estimate_only else int(SHARE_OF_CPU * psutil.virtual_memory().available)
+    result = measure_step(config, steps=1, most_bytes=most_bytes)
     print(json.dumps(result))
 
 

@@ -97,6 +97,8 @@ def takes_activations(y: Tensor) -> bool:
         and y.dtype in _ACTIVATION_TYPES
         and y.is_contiguous(memory_format=torch.channels_last)
         and y.numel() > y.shape[1]
+        # Triton launches on the current device, whose memory it must be.
+        and y.device.index == torch.cuda.current_device()
         and _has_kernels(y.device)
     )
 

@@ -208,6 +208,8 @@ class RunConfig(_Section):
         accumulation_steps: Batches of one optimizer step, run one after the other, so that a device
             that holds one frame learns from several a step.
         devices: Processes that share a step, each on a GPU of its own, or on the CPU.
+        calibration_looks: How often in a run, about, calibration frames are looked at; the weights
+            of the best look are kept. Where frames are large a look costs as much as many steps.
         escape: What the operating point must prove on calibration frames; None chooses it by pixel
             Dice and by the defects found.
     """
@@ -236,6 +238,7 @@ class RunConfig(_Section):
     memory: MemorySection = MemorySection()
     dry_run: bool = False
     escape: EscapeSection | None = None
+    calibration_looks: Annotated[int, Field(ge=1, le=1000)] = 12
 
     @model_validator(mode="after")
     def _check_detector(self) -> Self:

@@ -1,8 +1,5 @@
 """Which device a run's process works on, and how precisely."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from models import resolve_device
@@ -55,18 +52,3 @@ def precision_of(config: RunConfig, device: torch.device) -> torch.dtype:
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.bfloat16
     return torch.float32
-
-
-@contextmanager
-def float32_convolutions() -> Iterator[None]:
-    """Let a GPU's convolutions round as float32 within the block, and not as TensorFloat-32.
-
-    What compares two networks that differ by rounding alone needs it: ten bits a factor would hide
-    a real difference, or look like one.
-    """
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before

@@ -13,6 +13,7 @@ from data import Frame, FrameDataset
 from models import Bundle, FrozenDetector, FrozenModel, OperatingPoint
 from models.certificate import EscapeConstraint
 from models.certified_point import certified_point
+from models.cuda_graphs import exact_convolutions
 from models.part_scores import PartScores
 from norm import FoldReport
 from training.baselines import trivial_baselines
@@ -23,7 +24,6 @@ from training.detection_evaluation import (
     judge_frames,
     trivial_box_baselines,
 )
-from training.devices import float32_convolutions
 from training.errors import ParityError
 from training.eval_forward import EvalForward
 from training.evaluation import Frames, choose_operating_point, judge, whole_frames
@@ -82,7 +82,7 @@ def judge_segmentation(
     """
     classes = prepared.manifest.classes
     frozen = FrozenModel(bundle, str(prepared.device))
-    with float32_convolutions():
+    with exact_convolutions():
         parity = _segmentation_parity(prepared, frozen, tolerance)
     calibration = _frames_of(prepared.calibration)
     calibrated = PartScorer(classes, parts_of(prepared.calibration))
@@ -140,7 +140,7 @@ def judge_detector(
     assert constraint is None  # The configuration refuses it.
     limit = detection.max_detections
     frozen = FrozenDetector(bundle, str(prepared.device))
-    with float32_convolutions():
+    with exact_convolutions():
         parity = _detection_parity(prepared, frozen, tolerance)
     calibrated = judge_frames(frozen, whole_frames(prepared.calibration), classes)
     point = choose_box_thresholds(calibrated, classes)

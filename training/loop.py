@@ -39,9 +39,6 @@ from training.task import Look
 from training.weight_average import WeightAverage
 from training.yielding import read_yielding
 
-# Calibration frames are looked at about this often in a run, since on a CPU a look at whole frames
-# costs as much as many steps.
-LOOKS_A_RUN = 12
 # Rates eight times lower than asked for would train a network that nobody asked for.
 MOST_REWINDS = 3
 
@@ -76,7 +73,7 @@ class TrainingLoop:
         batch_bytes = largest_batch_bytes(items, config, len(prepared.manifest.classes))
         self._ahead = batches_ahead(self._workers, batch_bytes)
         epochs_total = math.ceil(self.steps_total / self.steps_per_epoch)
-        self.look_every_epochs = max(1, math.ceil(epochs_total / LOOKS_A_RUN))
+        self.look_every_epochs = max(1, math.ceil(epochs_total / config.calibration_looks))
         self.learner = learner_of(prepared)
         self.trained = Trained(
             prepared.network,

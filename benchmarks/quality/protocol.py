@@ -90,6 +90,7 @@ class Profile:
             the same.
         model: The segmentation network's specification.
         detector: The detector's.
+        looks: At calibration frames, in a run.
         job: What else differs from a job's defaults and changes no result.
         most_frames: Of each split; None takes all.
     """
@@ -100,6 +101,7 @@ class Profile:
     counts_native: bool
     model: dict[str, Any]
     detector: dict[str, Any]
+    looks: int
     job: dict[str, Any]
     most_frames: int | None = None
 
@@ -136,16 +138,19 @@ CROPS = Profile(
     counts_native=False,
     model={"encoder": "resnet18"},
     detector={**DETECTOR, "encoder": "resnet18"},
+    looks=12,
     job={},
 )
 NATIVE = Profile(
     "native",
     unresized="native",
     # Minutes for all of it on a GPU of a data centre; detectors learn nothing in a few dozen steps.
-    megapixels={"weld_seg": 360.0, "bsdata": 270.0, "deeppcb": 160.0, "hripcb": 900.0},
+    megapixels={"weld_seg": 300.0, "bsdata": 200.0, "deeppcb": 120.0, "hripcb": 900.0},
     counts_native=True,
     model=CROPS.model,
     detector=CROPS.detector,
+    # On a GPU a look at whole frames takes as long as dozens of steps, most of it on the processor.
+    looks=3,
     # A run that steps down because others take the GPU's memory would be another run.  Between its
     # looks at calibration frames a run of a minute needs no checkpoint.
     job={"memory": {"ladder": []}, "checkpoint_every_s": 3600},
@@ -258,6 +263,7 @@ def run_config(
         # An epoch has one step at least.
         "budget": {"max_epochs": steps, "max_steps": steps},
         "early_stopping": None,
+        "calibration_looks": profile.looks,
         "seed": run.seed,
         # What `auto` takes on a GPU that knows it, and half the time on a processor.
         "precision": PRECISION,

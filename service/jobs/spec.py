@@ -199,6 +199,8 @@ class JobSpec(_Spec):
         recalibration: Null ships the statistics of training.
         ema: Null ships the weights as a step left them.
         devices: Processes that share a step, each on a GPU of its own, or on the CPU.
+        calibration_looks: How often in a run, about, calibration frames are looked at; the weights
+            of the best look are kept.
         escape: What the operating point must prove; null chooses it by the defects found.
     """
 
@@ -241,6 +243,7 @@ class JobSpec(_Spec):
     memory: Memory = Memory()
     dry_run: bool = False
     escape: Escape | None = None
+    calibration_looks: Annotated[int, Field(ge=1, le=1000)] = 12
 
     @model_validator(mode="after")
     def _check_detector(self) -> Self:

@@ -179,18 +179,18 @@ def _dry(prepared: Prepared, shape: BatchShape) -> Iterator[Prepared]:
 def _batch(prepared: Prepared, shape: BatchShape) -> Batch:
     frames, height, width = shape.frames, shape.height_px, shape.width_px
     classes, channels = len(prepared.manifest.classes), prepared.preprocessing.in_channels
-    # As `collate` does it.
-    pinned = prepared.device.type == "cuda"
-    # Noise, so that a real step meets no channel without variance.
-    images = torch.randn(frames, channels, height, width, pin_memory=pinned)
+    # Not pinned, as `collate` does it for a GPU: a device's peak is the same, and tensors without
+    # memory can't be.  Noise, so that a real step meets no channel without variance.
+    images = torch.randn(frames, channels, height, width)
+    on_cpu = prepared.device.type == "cpu"
     distances = None
     if isinstance(prepared.loss, SegmentationLoss) and prepared.loss.reach_px is not None:
         distances = torch.zeros(frames, classes, height, width, dtype=torch.float16)
     return Batch(
         # On a CPU the network runs on it where it is.
-        images if pinned else images.contiguous(memory_format=torch.channels_last),
-        torch.zeros(frames, classes, height, width, dtype=torch.uint8, pin_memory=pinned),
-        torch.ones(frames, 1, height, width, dtype=torch.bool, pin_memory=pinned),
+        images.contiguous(memory_format=torch.channels_last) if on_cpu else images,
+        torch.zeros(frames, classes, height, width, dtype=torch.uint8),
+        torch.ones(frames, 1, height, width, dtype=torch.bool),
         distances,
     )
 

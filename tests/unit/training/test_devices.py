@@ -12,8 +12,6 @@ import pytest
 import torch
 
 from tests.training_runs import finish, kinds, make_run, start, wait_for_step, weights
-from training.devices import float32_convolutions
-from training.errors import ParityError
 from training.events import read_events
 from training.exit_status import EXIT_FAILED, EXIT_RANK_DIED
 from training.run import execute
@@ -94,16 +92,3 @@ def test_devices_that_can_not_share_a_run_are_refused_with_the_remedy(
     failed = read_events(run.events)[-1]
     assert (failed["kind"], failed["code"]) == ("failed", code)
     assert failed["hint"]
-
-
-def test_two_networks_are_compared_in_full_float32_and_the_run_goes_on_as_it_was() -> None:
-    before = torch.backends.cudnn.allow_tf32
-
-    def fails() -> None:
-        with float32_convolutions():
-            assert not torch.backends.cudnn.allow_tf32
-            raise ParityError("parity_failed", "they differ")
-
-    with pytest.raises(ParityError):
-        fails()
-    assert torch.backends.cudnn.allow_tf32 == before

@@ -17,7 +17,7 @@ from torch.nn.grad import conv2d_weight
 
 PaddingRule = Literal["declared", "same"]
 PADDING_RULES: tuple[PaddingRule, ...] = ("declared", "same")
-# Some twenty times the positions that a slope is sampled from by default.
+# Sixteen times the positions that a slope is sampled from by default.
 FEW_POSITIONS_ON_A_GPU = 16_384
 
 
@@ -77,6 +77,20 @@ def unit_axis(size_px: int) -> Axis:
     return Axis(size_px, size_px, taps=1, stride=1, dilation=1, before=0, after=0)
 
 
+def sees_each_pixel_once(geometry: ConvolutionGeometry) -> bool:
+    """Return whether the kernel is one tap that sees every pixel of the input once."""
+    return all(axis == unit_axis(axis.input_px) for axis in (geometry.rows, geometry.columns))
+
+
+def may_keep_tables(x: Tensor) -> bool:
+    """Return whether a table made for `x` may be kept for the next input of its size.
+
+    A compiler must not be handed tensors from outside its graph, and what is made for a tensor
+    without memory (a FakeTensor) must not be kept for a real one.
+    """
+    return type(x) is Tensor and not torch.compiler.is_compiling()
+
+
 def tap_pixels(places: Tensor, axis: Axis, padding_mode: str) -> tuple[Tensor, Tensor]:
     """Return the input pixel that each tap sees from each output place, and whether it is there.
 
@@ -130,13 +144,10 @@ def mean_patch(x: Tensor, geometry: ConvolutionGeometry, dtype: torch.dtype) -> 
         geometry: From `convolution_geometry`.
         dtype: Type of the sums and of the result, float32 or float64.
     """
-    if all(axis == unit_axis(axis.input_px) for axis in (geometry.rows, geometry.columns)):
+    if sees_each_pixel_once(geometry):
         # Two thirds of a bottleneck network's layers, and a plain mean is several times as quick.
         return x.mean((0, 2, 3), dtype=dtype).view(geometry.groups, -1, 1, 1)
-    # A compiler must not be handed tensors from outside its graph, and what is made for a tensor
-    # without memory (a FakeTensor) must not be kept for a real one.
-    fresh = torch.compiler.is_compiling() or type(x) is not Tensor
-    count = tap_counts if fresh else _kept_tap_counts
+    count = _kept_tap_counts if may_keep_tables(x) else tap_counts
     columns = count(geometry.columns, geometry.padding_mode, dtype, x.device)
     if geometry.padding_mode == "zeros":
         by_row = torch.stack(_tap_sums(x, geometry.rows, dtype), 1)
@@ -271,8 +282,7 @@ def grid_patches(x: Tensor, geometry: ConvolutionGeometry) -> Tensor:
         x: Input of the convolution, (N, G*I, H, W).
         geometry: From `convolution_geometry` or `every_nth_output`.
     """
-    fresh = torch.compiler.is_compiling() or type(x) is not Tensor
-    choose = _grid_pixels if fresh else _kept_grid_pixels
+    choose = _kept_grid_pixels if may_keep_tables(x) else _grid_pixels
     rows, columns, there = choose(geometry, x.device)
     pixels = x[:, :, rows, columns]
     if there is not None:

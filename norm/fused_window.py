@@ -1,10 +1,9 @@
 """Cross-iteration batch normalization on a GPU in five launches a forward pass.
 
 The layer's arithmetic is a few numbers a channel in a hundred operators, and launching those one by
-one took longer on a GPU than the convolutions did: a step of ResNet-50 on frames of 2500x2000 was
-3.5 times batch normalization's. What is computed is `CrossIterationBatchNorm2d`'s plain path, which
-stays the reference and the only one on a CPU. Sums are added up in another order, so the two agree
-to float32's rounding.
+one took longer on a GPU than the convolutions did. What is computed is
+`CrossIterationBatchNorm2d`'s plain path, which stays the reference and the only one on a CPU. Sums
+are added up in another order, so the two agree to float32's rounding.
 
 1. `gpu_reading`: the output and the input are read once, for moments and for the mean patch.
 2. `gpu_statistics`: the window at today's weight, trust, pool, running statistics.
@@ -164,12 +163,26 @@ def observe(
         x = x.contiguous(memory_format=torch.channels_last)
     weight, bias, gamma = convolution.weight, convolution.bias, norm.weight
     plan = _plan_for(convolution, rule, window, x, y, gamma, gradient)
-    ring = window._buffers  # noqa: SLF001 - by attribute each takes a microsecond.
     moments = torch.empty(plan.moments_shape, dtype=torch.float32, device=y.device)
     sums = torch.empty(plan.sums_shape, dtype=torch.float32, device=y.device)
+    past, next_entry = _ring_of(window)
     rows = torch.empty((14, y.shape[1]), dtype=torch.float32, device=y.device)
     total = torch.empty(plan.sums_shape[1], dtype=torch.float32, device=y.device)
     plan.read(y, x, plan.row_counts, plan.column_counts, moments, sums)
+    moving = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    limits = (d_max**2, r_max**2, r_max**-2)
+    plan.consult(
+        *(moments, rows, weight, bias, gamma, *past, next_entry, *moving),
+        then=(window.rho, norm.eps, norm.momentum, *limits),
+    )
+    plan.slope(x, y, rows, window.variance_slopes, sums, total)
+    plan.record(rows, total, weight, bias, *past, then=(SMALLEST_SAMPLED_VARIANCE,))
+    return rows
+
+
+def _ring_of(window: RingWindow) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
+    """Return the ring's tensors in the kernels' order, and the number of its next entry."""
+    ring = window._buffers  # noqa: SLF001 - by attribute each takes a microsecond.
     past = (
         ring["positions"],
         ring["means"],
@@ -179,15 +192,7 @@ def observe(
         ring["variance_slopes"],
         ring["slope_responses"],
     )
-    moving = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-    limits = (d_max**2, r_max**2, r_max**-2)
-    plan.consult(
-        *(moments, rows, weight, bias, gamma, *past, ring["next_entry"], *moving),
-        then=(window.rho, norm.eps, norm.momentum, *limits),
-    )
-    plan.slope(x, y, rows, ring["variance_slopes"], sums, total)
-    plan.record(rows, total, weight, bias, *past, then=(SMALLEST_SAMPLED_VARIANCE,))
-    return rows
+    return past, ring["next_entry"]
 
 
 def _plan_for(

@@ -9,13 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .convolution_moments import ConvolutionGeometry, PaddingRule, tap_counts, unit_axis
+from .convolution_moments import (
+    ConvolutionGeometry,
+    PaddingRule,
+    sees_each_pixel_once,
+    tap_counts,
+)
 from .observation import sampling_stride
 
 # Programs that a map is divided among.  An H100 runs some five hundred at once.
 _PROGRAMS = 1024
-# Rows and channels that a program reads at a time: of those tried the quickest on an H100, where
-# large maps were read at 85 % of the memory's bandwidth.
+# Rows and channels that a program reads at a time: of those tried the quickest on an H100.
 _BLOCK_ROWS, _BLOCK_CHANNELS = 32, 64
 _BLOCK_POSITIONS = 128
 
@@ -135,7 +139,7 @@ def make_plan(call: Call, geometry: ConvolutionGeometry) -> Plan:
     batch, channels, out_height, out_width = call.y_shape
     _, in_channels, height, width = call.x_shape
     rows, columns = geometry.rows, geometry.columns
-    is_unit = all(axis == unit_axis(axis.input_px) for axis in (rows, columns))
+    is_unit = sees_each_pixel_once(geometry)
     own = _splits(batch * out_height * out_width, channels, 2 * _BLOCK_ROWS)
     x_rows = batch * height * (width if is_unit else 1)
     other = _splits(x_rows, in_channels, 2 * _BLOCK_ROWS if is_unit else 1)

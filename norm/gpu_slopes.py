@@ -6,7 +6,7 @@ For letters and for what importing needs see `gpu_reading` and `gpu_statistics`.
 import triton
 import triton.language as tl
 
-from .gpu_statistics import weight_offset
+from .gpu_statistics import load_weight
 
 
 @triton.jit
@@ -26,89 +26,6 @@ def add_splits(sums, total, splits, size, block, BLOCK: tl.constexpr, BLOCK_SPLI
         there = (split < splits)[:, None] & inside[None, :]
         added += tl.load(sums + split[:, None] * size + at[None, :], mask=there, other=0)
     tl.store(total + at, tl.sum(added, 0), mask=inside)
-
-
-@triton.jit
-def write_slope(
-    x,
-    y,
-    rows,
-    ring_slopes,
-    grid_positions,
-    grid_rows,
-    grid_columns,
-    step,
-    height,
-    width,
-    out_height,
-    out_width,
-    channels,
-    in_channels,
-    out_group,
-    in_group,
-    length,
-    stride_h,
-    stride_w,
-    dilation_h,
-    dilation_w,
-    pad_h,
-    pad_w,
-    patch_size,
-    out_block,
-    patch_block,
-    group,
-    TAPS: tl.constexpr,
-    TAPS_W: tl.constexpr,
-    IS_16_BIT: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
-    BLOCK_PATCH: tl.constexpr,
-    BLOCK_POSITIONS: tl.constexpr,
-):
-    """Write the slope of sampled positions into the ring, and how far their mean is from the map's.
-
-    Positions are every `step`-th row and column of the output. Entries of a patch are walked taps
-    first, in which order the input's channels are neighbours in memory.
-    """
-    local = out_block * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    walked = patch_block * BLOCK_PATCH + tl.arange(0, BLOCK_PATCH)
-    inside_out = local < out_group
-    inside_patch = walked < patch_size
-    channel = group * out_group + local
-    tap = walked // in_group
-    i = walked % in_group
-    mean = tl.load(rows + 10 * channels + channel, mask=inside_out, other=0)
-    slope = tl.zeros((BLOCK_OUT, BLOCK_PATCH), tl.float32)
-    left = tl.zeros((BLOCK_OUT,), tl.float32)
-    for begin in range(0, grid_positions, BLOCK_POSITIONS):
-        p = begin + tl.arange(0, BLOCK_POSITIONS)
-        inside = p < grid_positions
-        image = p // (grid_rows * grid_columns)
-        out_row = (p // grid_columns) % grid_rows * step
-        out_column = p % grid_columns * step
-        there = inside[:, None] & inside_out[None, :]
-        pixel = (image.to(tl.int64) * out_height + out_row) * out_width + out_column
-        value = tl.load(y + pixel[:, None] * channels + channel[None, :], there, other=0)
-        centred = tl.where(there, value.to(tl.float32) - mean[None, :], 0.0)
-        left += tl.sum(centred, 0)
-        row = (out_row * stride_h - pad_h)[:, None] + (tap // TAPS_W * dilation_h)[None, :]
-        column = (out_column * stride_w - pad_w)[:, None] + (tap % TAPS_W * dilation_w)[None, :]
-        seen = inside[:, None] & inside_patch[None, :]
-        seen = seen & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        place = (image.to(tl.int64)[:, None] * height + row) * width + column
-        place = place * in_channels + (group * in_group + i)[None, :]
-        pixels = tl.load(x + place, mask=seen, other=0)
-        weights = tl.trans(centred * (2.0 / grid_positions))
-        if IS_16_BIT:
-            # bfloat16 has float32's range, and the slope only moves a correction.
-            slope += tl.dot(weights.to(tl.bfloat16), pixels.to(tl.bfloat16))
-        else:
-            slope += tl.dot(weights, pixels.to(tl.float32), input_precision="ieee")
-    entry = tl.load(rows + 12 * channels).to(tl.int32)
-    f = i * TAPS + tap
-    place = (channel * length + entry)[:, None] * patch_size + f[None, :]
-    tl.store(ring_slopes + place, slope, mask=inside_out[:, None] & inside_patch[None, :])
-    if patch_block == 0:
-        tl.store(rows + 13 * channels + channel, left / grid_positions, mask=inside_out)
 
 
 @triton.jit(
@@ -176,48 +93,66 @@ def slope_kernel(
     BLOCK_SUMS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
 ):
-    """Write the slope, and in the programs behind the slope's the sums that a map's splits left."""
+    """Write the slope of sampled positions into the ring, and how far their mean is from the map's.
+
+    Positions are every `step`-th row and column of the output. Entries of a patch are walked taps
+    first, in which order the input's channels are neighbours in memory. The programs behind those
+    of the slope add up the sums that reading the input left, one for each of its splits.
+    """
     program = tl.program_id(0)
     if program < slope_programs:
-        tile = program // out_blocks
-        write_slope(
-            x,
-            y,
-            rows,
-            ring_slopes,
-            grid_positions,
-            grid_rows,
-            grid_columns,
-            step,
-            height,
-            width,
-            out_height,
-            out_width,
-            channels,
-            in_channels,
-            out_group,
-            in_group,
-            length,
-            stride_h,
-            stride_w,
-            dilation_h,
-            dilation_w,
-            pad_h,
-            pad_w,
-            patch_size,
-            program % out_blocks,
-            tile % patch_blocks,
-            tile // patch_blocks,
-            TAPS,
-            TAPS_W,
-            IS_16_BIT,
-            BLOCK_OUT,
-            BLOCK_PATCH,
-            BLOCK_POSITIONS,
-        )
+        out_block, tile = program % out_blocks, program // out_blocks
+        patch_block, group = tile % patch_blocks, tile // patch_blocks
+        local = out_block * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+        walked = patch_block * BLOCK_PATCH + tl.arange(0, BLOCK_PATCH)
+        inside_out = local < out_group
+        inside_patch = walked < patch_size
+        channel = group * out_group + local
+        tap = walked // in_group
+        i = walked % in_group
+        mean = tl.load(rows + 10 * channels + channel, mask=inside_out, other=0)
+        slope = tl.zeros((BLOCK_OUT, BLOCK_PATCH), tl.float32)
+        left = tl.zeros((BLOCK_OUT,), tl.float32)
+        for begin in range(0, grid_positions, BLOCK_POSITIONS):
+            p = begin + tl.arange(0, BLOCK_POSITIONS)
+            inside = p < grid_positions
+            image = p // (grid_rows * grid_columns)
+            out_row = (p // grid_columns) % grid_rows * step
+            out_column = p % grid_columns * step
+            there = inside[:, None] & inside_out[None, :]
+            pixel = (image.to(tl.int64) * out_height + out_row) * out_width + out_column
+            value = tl.load(y + pixel[:, None] * channels + channel[None, :], there, other=0)
+            centred = tl.where(there, value.to(tl.float32) - mean[None, :], 0.0)
+            left += tl.sum(centred, 0)
+            row = (out_row * stride_h - pad_h)[:, None] + (tap // TAPS_W * dilation_h)[None, :]
+            column = (out_column * stride_w - pad_w)[:, None] + (tap % TAPS_W * dilation_w)[None, :]
+            seen = inside[:, None] & inside_patch[None, :]
+            seen = seen & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            place = (image.to(tl.int64)[:, None] * height + row) * width + column
+            place = place * in_channels + (group * in_group + i)[None, :]
+            pixels = tl.load(x + place, mask=seen, other=0)
+            weights = tl.trans(centred * (2.0 / grid_positions))
+            if IS_16_BIT:
+                # bfloat16 has float32's range, and the slope only moves a correction.
+                slope += tl.dot(weights.to(tl.bfloat16), pixels.to(tl.bfloat16))
+            else:
+                slope += tl.dot(weights, pixels.to(tl.float32), input_precision="ieee")
+        entry = tl.load(rows + 12 * channels).to(tl.int32)
+        f = i * TAPS + tap
+        place = (channel * length + entry)[:, None] * patch_size + f[None, :]
+        tl.store(ring_slopes + place, slope, mask=inside_out[:, None] & inside_patch[None, :])
+        if patch_block == 0:
+            tl.store(rows + 13 * channels + channel, left / grid_positions, mask=inside_out)
     else:
         block = program - slope_programs
         add_splits(sums, total, splits, sums_size, block, BLOCK_SUMS, BLOCK_SPLITS)
+
+
+@triton.jit
+def load_patch(sums, f, inside, group, in_channels, in_group, positions, TAPS: tl.constexpr):
+    """Return entries f = (i, kh, kw) of a group's mean patch from `sums` (kH, kW, C_in)."""
+    at = (f % TAPS) * in_channels + group * in_group + f // TAPS
+    return tl.load(sums + at, mask=inside, other=0) / positions
 
 
 @triton.jit(
@@ -273,10 +208,10 @@ def record_kernel(
     for begin in range(0, patch_size, BLOCK_PATCH):
         f = begin + tl.arange(0, BLOCK_PATCH)
         inside = f < patch_size
-        at = channel * stride_c + weight_offset(f, stride_i, stride_h, stride_w, TAPS, TAPS_W)
-        w = tl.load(weight + at, mask=inside, other=0).to(tl.float32)
-        at = (f % TAPS) * in_channels + group * in_group + f // TAPS
-        patch = tl.load(sums + at, mask=inside, other=0) / positions
+        w = load_weight(
+            weight, channel, f, inside, stride_c, stride_i, stride_h, stride_w, TAPS, TAPS_W
+        )
+        patch = load_patch(sums, f, inside, group, in_channels, in_group, positions, TAPS)
         tl.store(patches + f, patch, mask=inside & first_of_group)
         slope = tl.load(slopes + f, mask=inside, other=0)
         if IS_SAMPLED:
@@ -292,8 +227,7 @@ def record_kernel(
         for begin in range(0, patch_size, BLOCK_PATCH):
             f = begin + tl.arange(0, BLOCK_PATCH)
             inside = f < patch_size
-            at = (f % TAPS) * in_channels + group * in_group + f // TAPS
-            patch = tl.load(sums + at, mask=inside, other=0) / positions
+            patch = load_patch(sums, f, inside, group, in_channels, in_group, positions, TAPS)
             slope = tl.load(slopes + f, mask=inside, other=0)
             tl.store(slopes + f, (slope - 2 * left * patch) * gain, mask=inside)
     if HAS_BIAS:

@@ -68,10 +68,22 @@ def store_normalizer(
 
 
 @triton.jit
-def weight_offset(f, stride_i, stride_h, stride_w, TAPS: tl.constexpr, TAPS_W: tl.constexpr):
-    """Return where entry f = (i, kh, kw) of a channel's weight lies, in any memory format."""
+def load_weight(
+    weight,
+    channel,
+    f,
+    inside,
+    stride_c,
+    stride_i,
+    stride_h,
+    stride_w,
+    TAPS: tl.constexpr,
+    TAPS_W: tl.constexpr,
+):
+    """Return entries f = (i, kh, kw) of a channel's weight, in any memory format."""
     tap = f % TAPS
-    return (f // TAPS) * stride_i + (tap // TAPS_W) * stride_h + (tap % TAPS_W) * stride_w
+    at = (f // TAPS) * stride_i + (tap // TAPS_W) * stride_h + (tap % TAPS_W) * stride_w
+    return tl.load(weight + (channel * stride_c + at), mask=inside, other=0).to(tl.float32)
 
 
 @triton.jit(
@@ -148,8 +160,9 @@ def consult_kernel(
     for begin in range(0, patch_size, BLOCK_PATCH):
         f = begin + tl.arange(0, BLOCK_PATCH)
         inside = f < patch_size
-        at = channel * stride_c + weight_offset(f, stride_i, stride_h, stride_w, TAPS, TAPS_W)
-        w = tl.load(weight + at, mask=inside, other=0).to(tl.float32)
+        w = load_weight(
+            weight, channel, f, inside, stride_c, stride_i, stride_h, stride_w, TAPS, TAPS_W
+        )
         there = known[:, None] & inside[None, :]
         patch = tl.load(
             ring_patches + (age * groups + group)[:, None] * patch_size + f[None, :], there, other=0

@@ -16,7 +16,7 @@ from .functional import BatchStatistics, Normalizer
 # What a forward pass measured, and what it normalized with.
 Entry = tuple[BatchStatistics, Normalizer]
 # Forward passes that may wait for their backward pass, where several of them share one. An entry
-# is five numbers a channel.
+# is five numbers a channel, or the fourteen that the GPU's kernels leave together.
 KEPT_FORWARD_PASSES = 8
 # A recomputed batch has the statistics of the first computation, to the rounding of kernels that
 # add in any order they like; two different frames differ by far more in some channel.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .convolution_moments import ConvolutionGeometry, tap_pixels
+from .convolution_moments import ConvolutionGeometry, may_keep_tables, tap_pixels
 
 # 2^32 over the golden ratio: multiples of it, modulo 2^32, spread evenly however many are taken.
 _GOLDEN = 2_654_435_769
@@ -99,10 +99,7 @@ def positions_for(
     x: Tensor, geometry: ConvolutionGeometry, count: int, dtype: torch.dtype
 ) -> SampledPositions:
     """Return `sampled_positions` for the input `x`, from memory where that is possible."""
-    # A compiler must not be handed tensors from outside its graph, and what is made for a tensor
-    # without memory (a FakeTensor) must not be kept for a real one.
-    fresh = torch.compiler.is_compiling() or type(x) is not Tensor
-    choose = sampled_positions if fresh else _kept_positions
+    choose = _kept_positions if may_keep_tables(x) else sampled_positions
     return choose(geometry, x.shape[0], count, dtype, x.device)
 
 

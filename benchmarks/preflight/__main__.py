@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.preflight.ladder_steps import measure_cell, measure_ladder
+from benchmarks.preflight.ladder_steps import measure_ladder
 from benchmarks.preflight.page import write_page
 from benchmarks.preflight.runs import measure_runs
 from benchmarks.preflight.steps import measure_steps
@@ -27,16 +27,12 @@ PAGE = Path("docs/benchmarks/preflight.md")
 def main() -> int:
     """Run one command and return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.preflight", description=__doc__)
-    parser.add_argument("command", choices=("runs", "steps", "ladder", "page", "cell"))
+    parser.add_argument("command", choices=("runs", "steps", "ladder", "page"))
     parser.add_argument("--work", type=Path, default=Path("benchmark-results/preflight"))
     parser.add_argument("--results", type=Path, help="not a page's own files, but this one alone")
     parser.add_argument("--page", type=Path, help=f"{PAGE}, or beside --results")
-    parser.add_argument("--cell", help="used by `ladder`, which makes each cell in its own program")
     parser.add_argument("--estimate-only", action="store_true", help="of `ladder`: make no step")
     arguments = parser.parse_args()
-    if arguments.command == "cell":
-        measure_cell(arguments.cell, arguments.work, estimate_only=arguments.estimate_only)
-        return 0
     own = GPU_RESULTS if torch.cuda.is_available() else RESULTS
     results = arguments.results or own
     if arguments.command == "runs":

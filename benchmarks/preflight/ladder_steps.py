@@ -1,8 +1,6 @@
 """Training steps on 2500x2000 frames with each step down: peak memory and seconds."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,30 +76,32 @@ def measure_ladder(work: Path, results: Path, *, estimate_only: bool) -> None:
 
 
 def _measure_on_cpu(work: Path, results: Path, *, estimate_only: bool) -> None:
-    """Measure every cell in a program of its own, one after the other.
+    """Measure every cell in a process of its own, one after the other.
 
     A cell that has been measured is estimated again and keeps its measurement.
     """
     before = {row["name"]: row for row in load(results).get("ladder", {}).get("rows", [])}
+    kept = {
+        name: {key: value for key, value in before.get(name, {}).items() if "measured" in key}
+        for name in CELLS
+    }
+    tasks = {name: (name, work, estimate_only or bool(kept[name])) for name in CELLS}
     rows = []
-    for name in CELLS:
-        command = [sys.executable, "-m", "benchmarks.preflight", "cell", "--cell", name]
-        command += ["--work", str(work)]
-        measured = {key: value for key, value in before.get(name, {}).items() if "measured" in key}
-        command += ["--estimate-only"] if measured or estimate_only else []
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - our own program.
-        rows.append({"name": name, **measured, **json.loads(told.splitlines()[-1])})
+    for name, found in each_in_a_process(_measure_cell, tasks):
+        if found is None:
+            print(f"{name}: failed", flush=True)
+            continue
+        rows.append({"name": name, **kept[name], **found})
         print(json.dumps(rows[-1]), flush=True)
         store(results, "ladder", rows)
 
 
-def measure_cell(name: str, work: Path, *, estimate_only: bool) -> None:
-    """Print the estimate and, where memory allows it, the measured peak of one step, as JSON."""
-    config = _config(CELLS[name], work)
+def _measure_cell(task: tuple[str, Path, bool]) -> dict[str, Any]:
+    """Return the estimate and, where memory allows it, the measured peak of one step."""
+    name, work, estimate_only = task
     # The optimizer's state, which a second step would hold as well, is small beside such frames.
     most_bytes = 0 if estimate_only else int(SHARE_OF_CPU * psutil.virtual_memory().available)
-    result = measure_step(config, steps=1, most_bytes=most_bytes)
-    print(json.dumps(result))
+    return measure_step(_config(CELLS[name], work), steps=1, most_bytes=most_bytes)
 
 
 def _measure_on_gpu(work: Path, results: Path, *, estimate_only: bool) -> None:

@@ -144,7 +144,7 @@ CROPS = Profile(
 NATIVE = Profile(
     "native",
     unresized="native",
-    # Minutes for all of it on a GPU of a data centre; detectors learn nothing in a few dozen steps.
+    # Small, for a GPU that is lent; but detectors learn nothing in a few dozen steps.
     megapixels={"weld_seg": 300.0, "bsdata": 200.0, "deeppcb": 120.0, "hripcb": 900.0},
     counts_native=True,
     model=CROPS.model,

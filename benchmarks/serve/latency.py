@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from benchmarks.data.running_service import running_service
 from benchmarks.quartiles import quartiles
 from benchmarks.results_page import spread
-from benchmarks.serve.page import PAGE, accelerator, add_device, section_of, served_on
+from benchmarks.serve.page import PAGE, accelerator, add_device, section_of
 from benchmarks.serve.sent_frames import LineClient, SentFrame, as_sent
 from benchmarks.serve.shown_frames import SHOWN, Shown, shown_frames
 from benchmarks.serve.trained_models import Recipe, in_colour, prepared_engine, trained_model
+from models import resolve_device
 from service.serve import QUIET_ENVIRONMENT
 
 WORK = Path("benchmark-results/serve")
@@ -118,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and write the page; return the exit status."""
-    device = served_on(arguments.device)
+    device = resolve_device(arguments.device)
 
     def measure(quick: bool) -> dict[str, Any]:
         profile = QUICK if quick else FULL

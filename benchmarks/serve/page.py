@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.results_page import ResultsPage
-from models import resolve_device
 
 PAGE = ResultsPage(
     program="benchmarks.serve",
@@ -36,11 +35,6 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where the model is served; cuda where there is one, unless told",
     )
-
-
-def served_on(device: str) -> torch.device:
-    """Return the device that a benchmark serves on."""
-    return resolve_device(device)
 
 
 def section_of(command: str, device: torch.device) -> str:

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 
 from benchmarks.data.running_service import running_service
 from benchmarks.serve.latency import FULL, QUICK, WORK
-from benchmarks.serve.page import PAGE, accelerator, add_device, section_of, served_on
+from benchmarks.serve.page import PAGE, accelerator, add_device, section_of
 from benchmarks.serve.trained_models import PRODUCT_SEED, Recipe, known_model, trained_model
 from data.synthetic import draw_frame
-from models import Bundle, FrozenModel, Pixels, load_bundle
+from models import Bundle, FrozenModel, Pixels, load_bundle, resolve_device
 from models.cuda_graphs import release_cached_memory
 from models.engine_preparation import (
     FrameSource,
@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and write the page; return the exit status."""
-    device = served_on(arguments.device)
+    device = resolve_device(arguments.device)
     exports = arguments.exports or device.type == "cpu"
 
     def measure(quick: bool) -> dict[str, Any]:

@@ -183,7 +183,7 @@ class FrozenModel:
                 outcomes.append(error)
         return outcomes
 
-    def _ask(self, engine: Engine, frames: Sequence[Pixels]) -> list["FrameProbabilities"]:
+    def _ask(self, engine: Engine, frames: Sequence[Pixels]) -> list[FrameProbabilities]:
         """Ask an engine; frames that its device has no memory for are looked at in tiles."""
         try:
             return engine_answers(engine, frames, self.info.preprocessing, self._tiles)
@@ -219,7 +219,7 @@ class FrozenModel:
 
     def _judged(
         self,
-        answer: "FrameProbabilities",
+        answer: FrameProbabilities,
         said: tuple[str, ...],
         model_ms: float,
         engine: EngineName,

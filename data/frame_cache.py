@@ -201,7 +201,10 @@ class FrameCache:
                 np.lib.format.write_array(file, np.ascontiguousarray(pixels), allow_pickle=False)
                 file.truncate()
                 os.fsync(descriptor)
-                part.rename(path)
+                # Renamed while nobody counts: a count lists entries and then what is being
+                # written, and would find a file that moves in between in neither.
+                with self._lock, self._exclusive():
+                    part.rename(path)
         finally:
             part.unlink(missing_ok=True)
         self._used.add(path.name)

@@ -90,15 +90,23 @@ def _introduction(contents: Mapping[str, Any], profile: Profile) -> list[str]:
         "calibration frames, and the test frames are judged once, whole and at native size,",
         f"whatever the training saw. Runs are at batch {BATCH_SIZE} in {PRECISION}, from random",
         f"weights ({profile.model['encoder']}; on sets of boxes",
-        f"{profile.detector['architecture']}), and see far less than a model needs to reach its",
+        f"{_detector(profile)}), and see far less than a model needs to reach its",
         "best. Read differences, not levels.",
         "",
         *_budget(profile),
+        "Seconds are of a run that shares the machine with others and with whatever else ran, from",
+        "the loading of its libraries to its report.",
         "",
         f"Written by `python -m benchmarks.quality{_option(profile)}`, which goes on where it was",
         "stopped.",
         *_machines(contents),
     ]
+
+
+def _detector(profile: Profile) -> str:
+    channels = profile.detector.get("detection", {}).get("pyramid_channels")
+    width = "" if channels is None else f" with a pyramid of {channels} channels"
+    return f"{profile.detector['architecture']}{width}"
 
 
 def _option(profile: Profile) -> str:
@@ -116,8 +124,6 @@ def _budget(profile: Profile) -> list[str]:
             "Runs on a set take the same steps on the same frames, whatever becomes of them.",
             f"Megapixels of frames as they lie on disk: {budgets}.",
             f"`native` are whole frames; {sizes}",
-            "Seconds are of a run that shares the machine with others, from the loading of its",
-            "libraries to its report.",
         ]
     return [
         f"Every run shows the network so many megapixels: {budgets}. `crops` are windows of",

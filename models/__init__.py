@@ -13,7 +13,13 @@ from models.bundle import (
 from models.defects import ClassThreshold, Defect, OperatingPoint, Verdict, find_defects
 from models.detection import label_offset
 from models.detection_spec import DetectionSpec
-from models.detections import Candidates, Detections, frame_candidates, frame_detections
+from models.detections import (
+    Candidates,
+    Detections,
+    frame_candidates,
+    frame_detections,
+    tensor_candidates,
+)
 from models.detector_runtime import FrozenDetector, freeze_bundle
 from models.engines import Engine, EngineName
 from models.errors import (
@@ -93,5 +99,6 @@ __all__ = [
     "resize_pixels",
     "resized_size",
     "resolve_device",
+    "tensor_candidates",
     "write_bundle",
 ]

@@ -201,8 +201,18 @@ def frame_candidates(
         regions: What Faster R-CNN's second stage is asked about; None takes its own proposals.
     """
     tensor, _ = frame_to_tensor(pixels, preprocessing)
+    return tensor_candidates(network, tensor.to(device), regions)
+
+
+def tensor_candidates(
+    network: nn.Module, tensor: Tensor, regions: Tensor | None = None
+) -> Candidates:
+    """Return a detector's candidates on one standardized frame (C, H, W), see `frame_candidates`.
+
+    Whoever calls it needs no gradient.
+    """
     model: Any = network
-    images, _ = model.transform([tensor.to(device)])
+    images, _ = model.transform([tensor])
     maps = model.backbone(images.tensors)
     if hasattr(model, "rpn"):
         return _two_stage_candidates(model, images, maps, regions)

@@ -8,7 +8,6 @@ def check_detector_wishes(
     loss: LossSpec,
     *,
     resolution: str,
-    dry_run: bool,
     asks_escape: bool,
     devices: int,
 ) -> None:
@@ -18,7 +17,6 @@ def check_detector_wishes(
         architecture: The detector's.
         loss: The one that is asked for.
         resolution: Its mode.
-        dry_run: Whether only an estimate is asked for.
         asks_escape: Whether a bound on escapes is.
         devices: Processes that share a step.
 
@@ -29,8 +27,6 @@ def check_detector_wishes(
         raise ValueError(
             f"resolution {resolution!r} is for segmentation; a detector takes native or crop"
         )
-    if dry_run:
-        raise ValueError("a detector's memory is not estimated; leave dry_run out")
     if asks_escape:
         raise ValueError("no bound on escapes is proven for a detector; leave escape out")
     if devices > 1:

@@ -247,7 +247,6 @@ class RunConfig(_Section):
                 self.model.architecture,
                 self.loss,
                 resolution=self.resolution.mode,
-                dry_run=self.dry_run,
                 asks_escape=self.escape is not None,
                 devices=self.devices,
             )

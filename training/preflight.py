@@ -8,11 +8,13 @@ import json
 import logging
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from data.labels import labelled_defects
 from data.loader import batches_ahead, default_workers
 from training.batches import Size, count_steps, largest_batch_bytes, sizes_seen
 from training.config import RunConfig
@@ -75,10 +77,20 @@ def largest_frame(sizes: Iterable[Size], *, together: bool) -> Size:
 
 
 def largest_batch(config: RunConfig, prepared: Prepared) -> BatchShape:
-    """Return the largest forward pass that training may make."""
+    """Return the largest forward pass that training may make, and the most boxes in a frame."""
     sizes = sizes_seen(prepared.train.items, config.resolution)
     frame = largest_frame(sizes, together=config.batch_size > 1)
-    return _padded(config.batch_size, frame, config.model.stride_px)
+    shape = _padded(config.batch_size, frame, config.model.stride_px)
+    return replace(shape, boxes=_most_boxes(config, prepared))
+
+
+def _most_boxes(config: RunConfig, prepared: Prepared) -> int:
+    """Return how many boxes a frame has at most, from the labels that the manifest lists."""
+    if config.model.task != "detection":
+        return 0
+    classes = prepared.manifest.classes
+    labelled = max(len(labelled_defects(item.labels, classes)) for item in prepared.train.items)
+    return labelled + (config.augmentation.paste_rate > 0)
 
 
 def dry_shapes(shape: BatchShape, stride_px: int, most_pixels: int) -> list[BatchShape]:
@@ -96,7 +108,7 @@ def dry_shapes(shape: BatchShape, stride_px: int, most_pixels: int) -> list[Batc
             min(side, max(2 * stride_px, round(side * scale / stride_px) * stride_px))
             for side in (shape.height_px, shape.width_px)
         )
-        found.append(BatchShape(shape.frames, height, width))
+        found.append(replace(shape, height_px=height, width_px=width))
     return found
 
 
@@ -106,7 +118,9 @@ def _holdings(config: RunConfig, prepared: Prepared, step: StepBytes) -> Holding
     sizes = [(item.height, item.width) for item in items]
     look = _padded(1, largest_frame(sizes, together=False), config.model.stride_px)
     on_cpu = prepared.device.type == "cpu"
-    a_pixel = LOOK_BYTES_A_PIXEL + classes * LOOK_BYTES_A_PIXEL_AND_CLASS if on_cpu else 0
+    # A detector answers with boxes: there are no maps to count.
+    maps = 0 if config.model.task == "detection" else classes
+    a_pixel = LOOK_BYTES_A_PIXEL + maps * LOOK_BYTES_A_PIXEL_AND_CLASS if on_cpu else 0
     network_bytes = _bytes_of([*prepared.network.parameters(), *prepared.network.buffers()])
     weights_bytes = _bytes_of(prepared.network.parameters())
     return Holdings(

@@ -32,13 +32,14 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="not a page's own files, but this one alone")
     parser.add_argument("--page", type=Path, help=f"{PAGE}, or beside --results")
     parser.add_argument("--estimate-only", action="store_true", help="of `ladder`: make no step")
+    parser.add_argument("--only", default="", help="part of the names that `runs`, `steps` measure")
     arguments = parser.parse_args()
     own = GPU_RESULTS if torch.cuda.is_available() else RESULTS
     results = arguments.results or own
     if arguments.command == "runs":
-        measure_runs(arguments.work, results)
+        measure_runs(arguments.work, results, arguments.only)
     elif arguments.command == "steps":
-        measure_steps(arguments.work, results)
+        measure_steps(arguments.work, results, arguments.only)
     elif arguments.command == "ladder":
         measure_ladder(arguments.work, results, estimate_only=arguments.estimate_only)
     if arguments.results is None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.preflight.frames import drawn_frames, run_config
+from benchmarks.preflight.frames import crowded_frames, drawn_frames, run_config
 from benchmarks.preflight.programs import at_once, threads_each
-from benchmarks.preflight.results import store
+from benchmarks.preflight.results import in_order, rows_kept, store
 
 UNET18: dict[str, Any] = {"architecture": "unet", "encoder": "resnet18"}
 CHECKPOINTED: dict[str, Any] = {"activation_checkpointing": True, "ladder": []}
@@ -27,6 +27,11 @@ def _fpn(encoder: str) -> dict[str, Any]:
     return {"architecture": "fpn", "encoder": encoder}
 
 
+def _detector(architecture: str, encoder: str, **detection: int) -> dict[str, Any]:
+    return {"architecture": architecture, "encoder": encoder, "detection": detection}
+
+
+CROWDED = ", crowded frames"
 # Frame size and what differs from a job's defaults.
 RUNS: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
     "unet resnet18, auto, batch 2": ((512, 384), {"model": UNET18}),
@@ -94,6 +99,47 @@ RUNS: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
         (896, 768),
         {"model": UNET18, "memory": CHECKPOINTED},
     ),
+    "fasterrcnn resnet18, bn, batch 2": (
+        (512, 384),
+        {"model": _detector("fasterrcnn", "resnet18")},
+    ),
+    "fasterrcnn mobilenet_v3_small, 64 channels, cbn, batch 1, larger frames": (
+        (896, 768),
+        {
+            "model": _detector("fasterrcnn", "mobilenet_v3_small", pyramid_channels=64),
+            "norm": {"kind": "cbn"},
+            "batch_size": 1,
+        },
+    ),
+    "retinanet resnet18, bn, batch 1, checkpointing": (
+        (512, 384),
+        {
+            "model": _detector("retinanet", "resnet18"),
+            "norm": {"kind": "bn"},
+            "batch_size": 1,
+            "memory": CHECKPOINTED,
+        },
+    ),
+    "retinanet mobilenet_v3_small, 64 channels, bn, batch 2": (
+        (512, 384),
+        {"model": _detector("retinanet", "mobilenet_v3_small", pyramid_channels=64)},
+    ),
+    "retinanet mobilenet_v3_small, 64 channels, bn, batch 1" + CROWDED: (
+        (512, 384),
+        {
+            "model": _detector("retinanet", "mobilenet_v3_small", pyramid_channels=64),
+            "norm": {"kind": "bn"},
+            "batch_size": 1,
+        },
+    ),
+    "fcos resnet18, 128 channels, cbn, batch 1, larger frames": (
+        (896, 768),
+        {
+            "model": _detector("fcos", "resnet18", pyramid_channels=128),
+            "norm": {"kind": "cbn"},
+            "batch_size": 1,
+        },
+    ),
 }
 
 
@@ -106,38 +152,48 @@ def frame_size(size: tuple[int, int]) -> tuple[int, int]:
     return _GPU_FRAMES[size] if torch.cuda.is_available() else size
 
 
-def measure_runs(work: Path, results: Path) -> None:
+def frames_of(work: Path, name: str) -> Path:
+    """Return the folder of the frames that a configuration of `RUNS` is measured on."""
+    draw = crowded_frames if name.endswith(CROWDED) else drawn_frames
+    return draw(work, *frame_size(RUNS[name][0]))
+
+
+def measure_runs(work: Path, results: Path, only: str = "") -> None:
     """Run every configuration in a program of its own and store both numbers.
 
     A run that fails is reported and left out of the table.
+
+    Args:
+        work: For frames and runs.
+        results: The results file.
+        only: What the names of the configurations to run hold; others keep their rows.
     """
-    sizes = [frame_size(size) for size, _ in RUNS.values()]
-    roots = [drawn_frames(work, *size) for size in sizes]
-    rows = []
+    names = [name for name in RUNS if only in name]
+    sizes = [frame_size(RUNS[name][0]) for name in names]
+    roots = [frames_of(work, name) for name in names]
+    rows = rows_kept(results, "runs", RUNS, names)
     with ThreadPoolExecutor(at_once()) as pool:
         memories = pool.map(
             lambda number, root, run: _memory_of_run(
-                work / f"run-{number}", run_config(root, **run[1])
+                work / f"run-{number}", run_config(root, **RUNS[run][1])
             ),
             range(len(roots)),
             roots,
-            RUNS.values(),
+            names,
         )
-        for name, (width_px, height_px), memory in zip(RUNS, sizes, memories, strict=True):
+        for name, (width_px, height_px), memory in zip(names, sizes, memories, strict=True):
             if memory is None:
                 print(f"{name}: failed", flush=True)
                 continue
-            rows.append(
-                {
-                    "name": name,
-                    "frame": f"{width_px}x{height_px}",
-                    "estimated_bytes": memory["estimate"]["peak_bytes"],
-                    "measured_bytes": memory["measured_peak_bytes"],
-                    "phase_bytes": memory["estimate"]["phase_bytes"],
-                }
-            )
-            print(json.dumps(rows[-1]), flush=True)
-            store(results, "runs", rows)
+            rows[name] = {
+                "name": name,
+                "frame": f"{width_px}x{height_px}",
+                "estimated_bytes": memory["estimate"]["peak_bytes"],
+                "measured_bytes": memory["measured_peak_bytes"],
+                "phase_bytes": memory["estimate"]["phase_bytes"],
+            }
+            print(json.dumps(rows[name]), flush=True)
+            store(results, "runs", in_order(rows, RUNS))
 
 
 def _memory_of_run(run_dir: Path, config: dict[str, Any]) -> dict[str, Any] | None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.preflight.frames import drawn_frames, run_config
+from benchmarks.preflight.frames import run_config
 from benchmarks.preflight.programs import each_in_a_process
-from benchmarks.preflight.results import store
-from benchmarks.preflight.runs import RUNS, frame_size
+from benchmarks.preflight.results import in_order, rows_kept, store
+from benchmarks.preflight.runs import RUNS, frame_size, frames_of
 from training.config import RunConfig
 from training.events import EventLog
 from training.memory.dry_step import several_steps
@@ -30,22 +30,22 @@ STEPS = 2
 WARMING_STEPS = 3
 
 
-def measure_steps(work: Path, results: Path) -> None:
-    """Measure every configuration in a process of its own and store both numbers."""
+def measure_steps(work: Path, results: Path, only: str = "") -> None:
+    """Measure every configuration in a process of its own and store both numbers, see `runs`."""
     tasks, frames = {}, {}
-    for name, (size, changes) in RUNS.items():
+    for name in (name for name in RUNS if only in name):
+        size, changes = RUNS[name]
         width_px, height_px = frame_size(size)
-        root = drawn_frames(work, width_px, height_px)
-        tasks[name] = run_config(root, **changes)
+        tasks[name] = run_config(frames_of(work, name), **changes)
         frames[name] = f"{width_px}x{height_px}"
-    rows = []
+    rows = rows_kept(results, "steps", RUNS, tasks)
     for name, measured in each_in_a_process(_measure, tasks):
         if measured is None:
             print(f"{name}: failed", flush=True)
             continue
-        rows.append({"name": name, "frame": frames[name], **measured})
-        print(json.dumps(rows[-1]), flush=True)
-        store(results, "steps", rows)
+        rows[name] = {"name": name, "frame": frames[name], **measured}
+        print(json.dumps(rows[name]), flush=True)
+        store(results, "steps", in_order(rows, RUNS))
 
 
 def _measure(config: dict[str, Any]) -> dict[str, Any]:

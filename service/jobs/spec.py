@@ -252,7 +252,6 @@ class JobSpec(_Spec):
                 self.model.architecture,
                 self.loss,
                 resolution=self.resolution.mode,
-                dry_run=self.dry_run,
                 asks_escape=self.escape is not None,
                 devices=self.devices,
             )

@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
-from models import SegmentationLoss
-from training.batches import Batch
+from models import SegmentationLoss, tensor_candidates
+from training.batches import Batch, TaskBatch
 from training.config import RunConfig
+from training.detection import DetectionBatch
 from training.memory.fake_tensors import SmallForUnknown, fake_copy
 from training.memory.live_bytes import LiveBytes
+from training.memory.unknown_sizes import MostOfUnknownSize
 from training.optimizer_step import take_step
 from training.preparation import Prepared, learner_of
 from training.schedule import build_optimizer
@@ -25,6 +28,8 @@ _CPU = torch.device("cpu")
 DRY_PIXELS = 256 * 256
 # A GPU takes longer to be told of a step that small than to make it.
 DRY_PIXELS_OF_GPU = 1024 * 1024
+# Where boxes lie and how large they are is no matter of memory.
+_BOX_PX = 16
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,14 @@ class BatchShape:
         frames: Frames or windows.
         height_px: Padded to the network's stride.
         width_px: Likewise.
+        boxes: Labelled in each frame, for a detector, which compares each of them with every
+            anchor or place.
     """
 
     frames: int
     height_px: int
     width_px: int
+    boxes: int = 0
 
     @property
     def pixels(self) -> int:
@@ -75,11 +83,10 @@ def step_bytes(config: RunConfig, prepared: Prepared, shape: BatchShape) -> Step
         optimizer = _resting_optimizer(dry.network, config)
         _fill_optimizer(dry.network, optimizer)
         batch = _batch(prepared, shape)
-        with LiveBytes() as live, SmallForUnknown():
+        with LiveBytes() as live, SmallForUnknown(), MostOfUnknownSize():
             live.watch(_kept_tensors(dry.network, optimizer))
             kept_bytes = live.live_bytes
-            parts = (batch.images, batch.targets, batch.valid, batch.distances)
-            live.watch([part for part in parts if part is not None])
+            live.watch(_tensors_of(batch))
             _go(config, dry, batch, optimizer)
     return StepBytes(kept_bytes, live.peak_bytes)
 
@@ -87,12 +94,22 @@ def step_bytes(config: RunConfig, prepared: Prepared, shape: BatchShape) -> Step
 def look_bytes(prepared: Prepared, shape: BatchShape) -> int:
     """Return what the network holds in eval mode on one whole frame, beyond its own tensors."""
     with _dry(prepared, shape) as dry, torch.no_grad():
-        images = _batch(prepared, shape).images
-        with LiveBytes() as live, SmallForUnknown():
-            live.watch([images])
-            dry.network.eval()(images).float().sigmoid().contiguous()
+        batch = _batch(prepared, shape)
+        with LiveBytes() as live, SmallForUnknown(), MostOfUnknownSize():
+            live.watch(_tensors_of(batch))
+            if isinstance(batch, DetectionBatch):
+                _look_for_boxes(dry.network.eval(), batch.images[0])
+            else:
+                dry.network.eval()(batch.images).float().sigmoid().contiguous()
     found: int = live.peak_bytes
     return found
+
+
+def _look_for_boxes(network: nn.Module, image: Tensor) -> None:
+    """Ask a detector as a look does, then as the comparison with the frozen one does."""
+    network([image])
+    trained = tensor_candidates(network, image)
+    trained.largest_difference(tensor_candidates(network, image, trained.regions))
 
 
 def step_seconds(config: RunConfig, prepared: Prepared, shapes: list[BatchShape]) -> list[float]:
@@ -149,7 +166,7 @@ def several_steps(
 
 
 def _go(
-    config: RunConfig, prepared: Prepared, batch: Batch, optimizer: torch.optim.Optimizer
+    config: RunConfig, prepared: Prepared, batch: TaskBatch, optimizer: torch.optim.Optimizer
 ) -> None:
     # From the second micro-batch on a step holds gradients beside activations; more add nothing.
     batches = [batch] * min(config.accumulation_steps, 2)
@@ -162,9 +179,11 @@ def _dry(prepared: Prepared, shape: BatchShape) -> Iterator[Prepared]:
     """Hand out a copy of the network and its loss to go through steps with.
 
     Its tensors have no memory, unless the step is so small that memory is no matter: operators
-    that compute are then quicker than those that only pretend to.
+    that compute are then quicker than those that only pretend to.  A detector has so many that
+    make little that it is the other way round.
     """
-    if prepared.device == _CPU and shape.pixels <= DRY_PIXELS:
+    small = prepared.device == _CPU and shape.pixels <= DRY_PIXELS
+    if small and prepared.model.task != "detection":
         with torch.random.fork_rng([]):
             yield replace(prepared, network=copy.deepcopy(prepared.network).train())
         return
@@ -176,9 +195,11 @@ def _dry(prepared: Prepared, shape: BatchShape) -> Iterator[Prepared]:
         yield replace(prepared, network=network, loss=loss, device=_CPU)
 
 
-def _batch(prepared: Prepared, shape: BatchShape) -> Batch:
+def _batch(prepared: Prepared, shape: BatchShape) -> Batch | DetectionBatch:
     frames, height, width = shape.frames, shape.height_px, shape.width_px
     classes, channels = len(prepared.manifest.classes), prepared.preprocessing.in_channels
+    if prepared.model.task == "detection":
+        return _detector_batch(shape, channels)
     # Not pinned, as `collate` does it for a GPU: a device's peak is the same, and tensors without
     # memory can't be.  Noise, so that a real step meets no channel without variance.
     images = torch.randn(frames, channels, height, width)
@@ -193,6 +214,22 @@ def _batch(prepared: Prepared, shape: BatchShape) -> Batch:
         torch.ones(frames, 1, height, width, dtype=torch.bool),
         distances,
     )
+
+
+def _detector_batch(shape: BatchShape, channels: int) -> DetectionBatch:
+    height, width = shape.height_px, shape.width_px
+    images = tuple(torch.randn(channels, height, width) for _ in range(shape.frames))
+    side_px = min(height, width, _BOX_PX)
+    place = torch.linspace(0, 1, shape.boxes)[:, None]
+    corner = place * torch.tensor([width - side_px, height - side_px])
+    boxes = torch.cat([corner, corner + side_px], dim=1)
+    # The first label that every detector knows as a class.
+    labels = torch.ones(shape.boxes, dtype=torch.int64)
+    return DetectionBatch(images, (boxes,) * shape.frames, (labels,) * shape.frames, padding_px=0)
+
+
+def _tensors_of(batch: TaskBatch) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(vars(batch)) if isinstance(leaf, Tensor)]
 
 
 def _resting_optimizer(network: nn.Module, config: RunConfig) -> torch.optim.Optimizer:

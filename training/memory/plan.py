@@ -10,7 +10,7 @@ from typing import Any
 
 from training.batches import Size, sizes_seen
 from training.config import CropResolution, RunConfig, Rung, read_config
-from training.errors import ConfigError, DivergedError, OutOfMemory
+from training.errors import DivergedError, OutOfMemory
 from training.events import EventLog
 from training.memory.estimate import Estimate
 from training.memory.ladder import CONSEQUENCES, next_rung, take_rung
@@ -158,8 +158,6 @@ class MemoryPlan:
         """
         if "frame" in self.content:
             return prepare_run(self.config)
-        if self.config.model.task == "detection":
-            return self._admit_unestimated(prepare_run)
         try:
             outcome = plan_memory(self.config, prepare_run)
         except (DivergedError, RuntimeError, TypeError, AttributeError, AssertionError) as error:
@@ -176,26 +174,6 @@ class MemoryPlan:
             raise _does_not_fit(outcome)
         self._save()
         return outcome.prepared
-
-    def _admit_unestimated(self, prepare_run: Prepare) -> Prepared:
-        """Return the prepared run of a detector, whose memory hangs on what it finds."""
-        prepared = prepare_run(self.config)
-        self.content = {
-            "frame": list(frame_seen(self.config, prepared)),
-            "fits": None,
-            "estimate": None,
-            "limit": asdict(memory_limit(prepared.device, self.config.memory.limit_bytes)),
-            "headroom": HEADROOM,
-            "rungs": [],
-            "rungs_without_effect": [],
-        }
-        self._events.warning(
-            "memory_not_estimated",
-            "a detector's memory is not estimated before its first step; where it runs out the run "
-            "steps down memory.ladder",
-        )
-        self._save()
-        return prepared
 
     def _admit_uncounted(self, prepare_run: Prepare, error: Exception) -> Prepared:
         """Let a run begin whose step can't be gone through without values.
@@ -282,18 +260,8 @@ class MemoryPlan:
 
 
 def preview(run_dir: Path) -> dict[str, Any]:
-    """Return what preflight would say of the run in a directory, and leave it as it is.
-
-    Raises:
-        ConfigError: It is a detector's run.
-    """
+    """Return what preflight would say of the run in a directory, and leave it as it is."""
     config = read_config(RunDirectory(run_dir).config)
-    if config.model.task == "detection":
-        raise ConfigError(
-            "memory_not_estimated",
-            "a detector's memory is not estimated",
-            hint="start the run; where memory runs out it steps down memory.ladder",
-        )
     with tempfile.TemporaryDirectory() as scratch:
         events = EventLog(Path(scratch) / "events.jsonl")
         try:

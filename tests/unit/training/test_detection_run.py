@@ -159,8 +159,8 @@ def test_the_report_and_the_bundle_tell_what_a_detector_was_trained_on_and_reach
     assert anchors["anchor_sizes_px"] == settled["anchor_sizes_px"]
     assert len(settled["anchor_sizes_px"]) == 6
     codes = [event.get("code") for event in events if event["kind"] == "warning"]
-    assert {"areas_as_boxes", "memory_not_estimated"} <= set(codes)
-    assert report["memory"]["estimate"] is None
+    assert "areas_as_boxes" in codes
+    assert report["memory"]["fits"]
     assert report["memory"]["measured_peak_bytes"] > 0
     looks = [
         e["values"] for e in events if e["kind"] == "metrics" and "calibration_ap50" in e["values"]

@@ -156,7 +156,7 @@ def test_other_labels_may_be_tried_by_either_task(
     ("wish", "named"),
     [
         ({"loss": {"kind": "focal"}}, "'focal' is for pixels"),
-        ({"dry_run": True}, "dry_run"),
+        ({"escape": {"max_rate": 0.01}}, "escape"),
     ],
 )
 def test_what_a_detector_does_not_take_is_refused_before_a_job_is_queued(

@@ -178,9 +178,17 @@ class Candidates:
     regions: Tensor | None = None
 
     def largest_difference(self, other: "Candidates") -> float:
-        """Return the largest absolute difference of any score or box; NaN if one is no number."""
-        pairs = zip((*self.scores, *self.boxes), (*other.scores, *other.boxes), strict=True)
-        return float(torch.stack([(ours - theirs).abs().max() for ours, theirs in pairs]).max())
+        """Return the largest difference of any score or box; NaN if one is no number.
+
+        A box that is larger than its anchor counts in units of its own longer side: a network says
+        the logarithm of a size, so rounding grows with it, and so does what an edge may be off by.
+        """
+        scores = zip(self.scores, other.scores, strict=True)
+        differences = [(ours - theirs).abs().max() for ours, theirs in scores]
+        for ours, theirs in zip(self.boxes, other.boxes, strict=True):
+            sides = (ours[..., 2:] - ours[..., :2]).amax(-1, keepdim=True).clamp_min(1.0)
+            differences.append(((ours - theirs).abs() / sides).max())
+        return float(torch.stack(differences).max())
 
 
 @torch.inference_mode()

@@ -173,8 +173,8 @@ def _detection_parity(
 ) -> dict[str, Any]:
     """Compare every score and box before the weak and the doubled are dropped.
 
-    Boxes count in units of their anchor's or region's side; Faster R-CNN's second stage is asked
-    about the same regions.
+    Boxes count in units of their own side, or of their anchor's or region's if that is larger;
+    Faster R-CNN's second stage is asked about the same regions.
     """
     forward = EvalDetector(
         prepared.network, prepared.model, prepared.preprocessing, prepared.device

@@ -26,7 +26,7 @@ from models import (
     load_bundle,
     write_bundle,
 )
-from models.detections import find_boxed_defects
+from models.detections import Candidates, find_boxed_defects
 
 CLASSES = ("pit", "scratch")
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_folding_changes_no_score_and_no_box(architecture: str) -> None:
     after = model.candidates(pixels, before.regions)
     assert not model.fold_report.left, "every batch normalization follows a convolution"
     assert len(model.fold_report.folded) > 30
-    # Float32 products in another order; boxes are in units of their anchor's side.
+    # Float32 products in another order; boxes count in sides of theirs or of their anchor's.
     assert before.largest_difference(after) < 1e-5
     assert np.ptp(np.concatenate([scores.numpy().ravel() for scores in before.scores])) > 1e-3
 
@@ -86,6 +86,17 @@ def test_candidates_that_differ_are_told_by_how_much() -> None:
         for parameter in bundle.network.get_submodule("head.regression_head").parameters():
             parameter.add_(0.01)
     assert model.candidates(pixels).largest_difference(before) > 1e-3
+
+
+@pytest.mark.parametrize(("sides", "unit"), [(0.5, 1.0), (50.0, 50.0)])
+def test_a_box_is_off_by_parts_of_its_own_side_or_of_its_anchors_if_that_is_larger(
+    sides: float, unit: float
+) -> None:
+    scores = (torch.zeros(1),)
+    box = torch.tensor([[0.0, 0.0, sides, sides / 2]])
+    one_edge = box + torch.tensor([0.0, 0.0, 0.01 * unit, 0.0])
+    difference = Candidates(scores, (box,)).largest_difference(Candidates(scores, (one_edge,)))
+    assert difference == pytest.approx(0.01, rel=1e-4)
 
 
 def test_a_bundle_comes_back_from_disk_as_what_its_task_asks_for(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The frame that a request brings: a form's part, a picture as the body, or a camera's buffer."""
 
+from contextlib import aclosing
 from typing import Any
 
-from fastapi import Request
-from starlette.datastructures import UploadFile
+from fastapi import HTTPException, Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from data.camera_buffers import PIXEL_FORMATS, BufferLayout
 from service.errors import InvalidRequest, PayloadTooLarge
@@ -14,6 +16,9 @@ _BUFFER_TYPE = "application/octet-stream"
 _FORM_TYPE = "multipart/form-data"
 # Of one part.  All of them hold places in the queue at once, and leave some for others.
 MOST_FRAMES = 8
+# Of a file in a form; a larger one goes through the disk.  A line's frames are smaller, and
+# a body that is no form stays in memory whatever its size.
+_IN_MEMORY_BYTES = 32 * 1024**2
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _HEADERS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("X-Width", {"type": "integer", "minimum": 1}, "Pixels of a row of the buffer."),
@@ -123,7 +128,8 @@ def _media_type(request: Request) -> str:
 
 
 async def _read_parts(request: Request, limit: int) -> list[UploadedFrame]:
-    async with request.form(max_files=MOST_FRAMES, max_fields=1) as form:
+    form = await _read_form(request)
+    try:
         parts = form.getlist("file")
         if not parts or not all(isinstance(part, UploadFile) for part in parts):
             raise InvalidRequest(
@@ -140,6 +146,24 @@ async def _read_parts(request: Request, limit: int) -> list[UploadedFrame]:
                 raise _too_large(name, limit)
             frames.append(UploadedFrame(name, await part.read()))
         return frames
+    finally:
+        await form.close()
+
+
+class _FrameForm(MultiPartParser):
+    """Keeps files in memory that starlette would write to disk, each chunk in a thread."""
+
+    spool_max_size = _IN_MEMORY_BYTES
+
+
+async def _read_form(request: Request) -> FormData:
+    """Do what `Request.form` does, but for where files are kept."""
+    try:
+        async with aclosing(request.stream()) as stream:
+            form = _FrameForm(request.headers, stream, max_files=MOST_FRAMES, max_fields=1)
+            return await form.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from error
 
 
 def _layout_of(request: Request) -> BufferLayout:

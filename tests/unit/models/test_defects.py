@@ -1,5 +1,6 @@
 """From probability maps to defects."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from models import ClassThreshold, OperatingPoint, find_defects
-from models.defects import BLOCK_PX, MAX_DEFECTS
+from models.defects import BLOCK_PX, MAX_DEFECTS, POLYGON_TOLERANCE_PX
 from models.errors import OutputError
 
 
@@ -172,14 +173,55 @@ def test_regions_are_those_of_the_whole_frame_however_its_blocks_are_cut(seed: i
     smallest = int(random.integers(1, 6))
     pit = ClassThreshold(threshold=threshold, min_area_px=smallest)
 
-    labels, count = ndimage.label(probabilities[0] >= threshold, np.ones((3, 3)))
-    expected = []
-    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
-        inside = labels == number
-        if inside.sum() >= smallest:
-            box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-            expected.append((float(probabilities[0][inside].max()), box, int(inside.sum())))
     defects, _ = find_defects(probabilities, ["pit"], point(pit=pit))
-    assert count > 0
-    assert sorted(expected) == sorted((one.score, one.box, one.area_px) for one in defects)
+    found = [(one.score, one.box, one.area_px, one.polygon) for one in defects]
+    assert sorted(found) == sorted(labelled_regions(probabilities[0], threshold, smallest))
     assert all(probabilities[0, y, x] >= threshold for one in defects for x, y in one.polygon)
+
+
+def labelled_regions(
+    class_map: np.ndarray, threshold: float, smallest: int
+) -> list[tuple[float, tuple[int, ...], int, tuple[tuple[int, ...], ...]]]:
+    """Return score, box, area and outline of each region, each pixel of the frame labelled."""
+    labels, count = ndimage.label(class_map >= threshold, np.ones((3, 3)))
+    assert count > 0
+    regions: list[tuple[float, tuple[int, ...], int, tuple[tuple[int, ...], ...]]] = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels[rows, columns] == number
+        if inside.sum() < smallest:
+            continue
+        box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        ((border, *_), _) = cv2.findContours(
+            inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+        )
+        outline = cv2.approxPolyDP(border, POLYGON_TOLERANCE_PX, closed=True)[:, 0] + box[:2]
+        score = float(class_map[rows, columns][inside].max())
+        polygon = tuple((int(x), int(y)) for x, y in outline)
+        regions.append((score, box, int(inside.sum()), polygon))
+    return regions
+
+
+@pytest.mark.parametrize("share_above", [0.2, 0.5, 0.7])
+def test_noise_has_the_regions_that_labelling_each_pixel_finds(share_above: float) -> None:
+    # There are islands in holes, regions of thousands of holes, and more borders than are traced.
+    noise = np.random.default_rng(0).random((1, 400, 400), dtype=np.float32)
+    threshold, smallest = 1 - share_above, 10
+    pit = ClassThreshold(threshold=threshold, min_area_px=smallest)
+
+    defects, _ = find_defects(noise, ["pit"], point(pit=pit))
+
+    expected = sorted(labelled_regions(noise[0], threshold, smallest), reverse=True)[:MAX_DEFECTS]
+    found = [(one.score, one.box, one.area_px, one.polygon) for one in defects]
+    assert sorted(found, reverse=True) == expected
+
+
+def test_an_island_in_a_hole_is_a_region_of_its_own_and_none_of_the_ring_around_it() -> None:
+    probabilities = np.zeros((1, 40, 60), np.float32)
+    probabilities[0, 5:20, 10:30] = 0.6
+    probabilities[0, 7:18, 12:28] = 0.0
+    probabilities[0, 10:12, 15:18] = 0.9
+
+    defects, _ = find_defects(probabilities, ["pit"], point(pit=ClassThreshold()))
+
+    found = [(round(one.score, 3), one.box, one.area_px) for one in defects]
+    assert found == [(0.9, (15, 10, 3, 2), 6), (0.6, (10, 5, 20, 15), 15 * 20 - 11 * 16)]

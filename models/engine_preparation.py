@@ -36,13 +36,12 @@ from models.engines import (
 )
 from models.errors import EngineError
 from models.exporting import (
-    INT8_NAME,
+    INT8_NAMES,
     ONNX_NAME,
     OPENVINO_NAME,
     check_exportable,
     convert_to_openvino,
     export_onnx,
-    quantize,
 )
 from models.parity import (
     FrameAnswer,
@@ -52,6 +51,7 @@ from models.parity import (
     synthetic_extremes,
 )
 from models.preprocessing import Pixels, model_pixels, pad_pixels
+from models.quantization import quantize
 from models.runtime import FrozenModel, engine_probabilities, warm_up
 
 logger = logging.getLogger(__name__)
@@ -256,8 +256,7 @@ class _Preparation:
         has_openvino = (self._building / OPENVINO_NAME).exists()
         if has_openvino and self._model.device.type == "cpu" and processor_has_bf16():
             names.append("openvino-bf16")
-        if (self._building / INT8_NAME).exists():
-            names.append("openvino-int8")
+        names += [name for name, file in INT8_NAMES.items() if (self._building / file).exists()]
         if has_openvino:
             names.append("openvino-fp32")
         if (self._building / ONNX_NAME).exists():
@@ -278,17 +277,21 @@ class _Preparation:
         return [scored[index] for index in sorted(nearest)], len(scored)
 
     def _quantize(self, scorer: Engine) -> None:
-        """Make the 8-bit form, or note why there is none."""
+        """Make the 8-bit forms, the fastest first, or note why there is one less."""
         chosen = spread(self._frames.training, QUANTIZATION_FRAMES)
         self._quantized_on = len(chosen)
-        if not chosen:
-            self._refuse("openvino-int8", "there is no training frame to set the ranges of 8 bits")
-            return
-        try:
-            windows = [self._window(scorer, frame.read()) for frame in chosen]
-            quantize(self._building / OPENVINO_NAME, windows, self._building / INT8_NAME)
-        except EngineError as error:
-            self._refuse("openvino-int8", error.detail)
+        source = self._building / OPENVINO_NAME
+        windows: list[Pixels] = []
+        for name, file in INT8_NAMES.items():
+            if not chosen:
+                self._refuse(name, "there is no training frame to set the ranges of 8 bits")
+                continue
+            try:
+                windows = windows or [self._window(scorer, frame.read()) for frame in chosen]
+                spares_narrow = name == "openvino-int8-mixed"
+                quantize(source, windows, self._building / file, spares_narrow=spares_narrow)
+            except EngineError as error:
+                self._refuse(name, error.detail)
 
     def _window(self, scorer: Engine, pixels: Pixels) -> Pixels:
         """Return the window of a frame around what looks most like a defect."""

@@ -21,7 +21,7 @@ from models.engines import (
     OpenVinoEngine,
 )
 from models.errors import EngineError
-from models.exporting import INT8_NAME, ONNX_NAME, OPENVINO_NAME, companion_files
+from models.exporting import INT8_NAMES, ONNX_NAME, OPENVINO_NAME, companion_files
 from models.parity import ParityOutcome
 
 RECORD_NAME = "engines.json"
@@ -228,7 +228,7 @@ def exported_name(name: EngineName) -> str:
     if name == "onnxruntime-fp32":
         return ONNX_NAME
     assert name not in ("torch-fp32", "torch-bf16", "torch-fp16")
-    return INT8_NAME if name == "openvino-int8" else OPENVINO_NAME
+    return INT8_NAMES.get(name, OPENVINO_NAME)
 
 
 def fastest(engines: tuple[EngineMeasurement, ...], device: str) -> EngineName:

@@ -29,6 +29,7 @@ EngineName = Literal[
     "openvino-fp32",
     "openvino-bf16",
     "openvino-int8",
+    "openvino-int8-mixed",
 ]
 # What is served until another one has proven that its verdicts are the same.
 REFERENCE_ENGINE: EngineName = "torch-fp32"
@@ -297,6 +298,15 @@ def processor_has_bf16() -> bool:
     """
     openvino = optional_library("openvino")
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def processor_multiplies_bytes() -> bool:
+    """Return whether sums of products of bytes have 32 bits on this processor; older ones have 16.
+
+    On one that is not an x86 this says no, and nothing is lost but a bit of a weight's precision.
+    """
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def _bf16_if_native() -> str:

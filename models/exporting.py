@@ -1,14 +1,13 @@
-"""Exporting a frozen network: to ONNX, to OpenVINO, and to 8 bits by quantization.
+"""Exporting a frozen network: to ONNX and to OpenVINO; see `models.quantization` for 8 bits.
 
 The graph takes the camera's numbers (N, H, W, C), H and W any multiples of the stride, and answers
 with probabilities (N, K, H, W): whoever runs it elsewhere can't standardize wrongly.
 """
 
 import copy
-import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,21 @@ import torch
 from torch import nn
 
 from models.bundle import BundleInfo
-from models.engines import INPUT_NAME, OUTPUT_NAME, PixelNetwork, optional_library
+from models.engines import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    EngineName,
+    PixelNetwork,
+    optional_library,
+)
 from models.errors import EngineError
-from models.preprocessing import Pixels
 
 ONNX_NAME = "model.onnx"
 OPENVINO_NAME = "model.xml"
-INT8_NAME = "model-int8.xml"
+INT8_NAMES: dict[EngineName, str] = {
+    "openvino-int8": "model-int8.xml",
+    "openvino-int8-mixed": "model-int8-mixed.xml",
+}
 # ONNX Runtime 1.22 and OpenVINO 2026 know it whole, and torch's exporter needs no conversion to it.
 _OPSET = 18
 
@@ -100,47 +107,7 @@ def convert_to_openvino(onnx_path: Path, path: Path) -> None:
         raise EngineError(
             "export_failed", f"OpenVINO can't read the exported network: {error}"
         ) from error
-    _save_openvino(model, path)
-
-
-def quantize(openvino_path: Path, windows: Sequence[Pixels], path: Path) -> None:
-    """Write an 8-bit form of an OpenVINO model, its ranges those that the windows show.
-
-    Post-training quantization by NNCF with its mixed preset: weights and activations in 8 bits,
-    activations after functions that are not ReLU asymmetric.  The first and the last convolution
-    keep their precision: the one sees single pixels, the other decides the verdict.
-
-    Args:
-        openvino_path: The ``.xml`` in float32.
-        windows: (h, w, C) pixels of ordinary frames, defects among them; each side a multiple of
-            the stride.  None of them may be a frame that judges the result.
-        path: The ``.xml`` to write.
-
-    Raises:
-        EngineError: NNCF can't quantize the network, or is not installed.
-    """
-    # It would report its use over the network.
-    os.environ.setdefault("NNCF_CI", "1")
-    nncf, openvino = optional_library("nncf"), optional_library("openvino")
-    model = openvino.Core().read_model(openvino_path)
-    convolutions = [
-        node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"
-    ]
-    kept = sorted({convolutions[0].get_friendly_name(), convolutions[-1].get_friendly_name()})
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            quantized = nncf.quantize(
-                model,
-                nncf.Dataset(list(windows), lambda window: window[None]),
-                preset=nncf.QuantizationPreset.MIXED,
-                subset_size=len(windows),
-                ignored_scope=nncf.IgnoredScope(names=kept),
-            )
-    except Exception as error:
-        # NNCF's exceptions share no base with those of the libraries under it.
-        raise EngineError("export_failed", f"the network can't be quantized: {error}") from error
-    _save_openvino(quantized, path)
+    save_openvino(model, path)
 
 
 def companion_files(path: Path) -> tuple[Path, ...]:
@@ -148,7 +115,8 @@ def companion_files(path: Path) -> tuple[Path, ...]:
     return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
 
 
-def _save_openvino(model: Any, path: Path) -> None:
+def save_openvino(model: Any, path: Path) -> None:
+    """Write a model's ``.xml`` and ``.bin``, float32 as it is."""
     openvino = optional_library("openvino")
     with_weights = path.with_name(f".{path.stem}.partial.xml")
     openvino.save_model(model, with_weights, compress_to_fp16=False)

@@ -34,6 +34,7 @@ TOLERANCE: dict[EngineName, float] = {
     "torch-bf16": 0.05,
     "openvino-bf16": 0.05,
     "openvino-int8": 0.1,
+    "openvino-int8-mixed": 0.1,
 }
 _LISTED_FLIPS = 20
 _EXTREME_SIDE_PX = 1000

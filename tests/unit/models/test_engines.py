@@ -58,7 +58,13 @@ CALIBRATION_FRAMES = 36
 SIZE_PX = (70, 101)
 # Activations of eight frames of it take hundreds of megabytes.
 LINE_SIZE_PX = (352, 448)
-EXPORTED = ("onnxruntime-fp32", "openvino-fp32", "openvino-bf16", "openvino-int8")
+EXPORTED = (
+    "onnxruntime-fp32",
+    "openvino-fp32",
+    "openvino-bf16",
+    "openvino-int8",
+    "openvino-int8-mixed",
+)
 
 
 def stored(seeds: range) -> list[StoredFrame]:
@@ -121,7 +127,7 @@ def test_the_record_says_what_was_compared_measured_and_chosen(prepared: Prepare
 @pytest.mark.parametrize(
     ("name", "tolerance"),
     # Sums in another order; 8 bits of a bfloat16's mantissa through the network's depth; 8 bits.
-    list(zip(EXPORTED, (1e-5, 1e-5, 0.05, 0.25), strict=True)),
+    list(zip(EXPORTED, (1e-5, 1e-5, 0.05, 0.25, 0.05), strict=True)),
 )
 def test_an_exported_engine_answers_as_the_network_at_any_size(
     prepared: Prepared, name: str, tolerance: float

@@ -21,6 +21,7 @@ from training.config import read_config
 from training.errors import ConfigError, OutOfMemory
 from training.eval_forward import EvalForward
 from training.events import EventLog, read_events
+from training.memory.estimate import LOOK_BYTES_A_PIXEL, LOOK_BYTES_A_PIXEL_AND_CLASS
 from training.memory.limits import boot_id, kernel_memory_kills
 from training.memory.plan import MemoryPlan
 from training.memory.shortage import LookRanOut, looking
@@ -41,15 +42,18 @@ CROPS: dict[str, Any] = {"mode": "crop", "height_px": 64, "width_px": 64}
 HEIGHT_PX, WIDTH_PX = 640, 768
 
 
-@pytest.fixture(scope="module")
-def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version of 6 drawn frames, each far larger than what training sees of it."""
-    root = tmp_path_factory.mktemp("frames")
-    write_dataset(root, count=6, good_rate=0.2, seed=3, width_px=WIDTH_PX, height_px=HEIGHT_PX)
+def draw_frames(root: Path, *, width_px: int, height_px: int) -> Path:
+    """Draw a version of 6 frames, each far larger than what training sees of it."""
+    write_dataset(root, count=6, good_rate=0.2, seed=3, width_px=width_px, height_px=height_px)
     found = import_folder(root, classes=CLASSES, unlabelled="reject", root=None)
     items = assign_splits(found.items, SplitSpec(group_pattern=r"(part_\d+)"))
     Manifest("segmentation", CLASSES, items).write(root / "manifest.jsonl")
     return root
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_frames(tmp_path_factory.mktemp("frames"), width_px=WIDTH_PX, height_px=HEIGHT_PX)
 
 
 def small_run(directory: Path, frames: Path, **changes: Any) -> RunDirectory:
@@ -201,9 +205,11 @@ def test_a_death_in_a_look_counts_only_if_the_kernel_killed_meanwhile(
 
 
 @pytest.mark.slow
-def test_a_run_whose_memory_runs_out_in_a_look_finishes_in_tiles(
-    tmp_path: Path, frames: Path
-) -> None:
+def test_a_run_whose_memory_runs_out_in_a_look_finishes_in_tiles(tmp_path: Path) -> None:
+    width_px, height_px = 1408, 1152
+    root = tmp_path / "frames"
+    root.mkdir()
+    frames = draw_frames(root, width_px=width_px, height_px=height_px)
     run = small_run(tmp_path / "run", frames)
     with (run.path / "log.txt").open("wb") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
@@ -212,9 +218,14 @@ def test_a_run_whose_memory_runs_out_in_a_look_finishes_in_tiles(
         while "running" not in [event["stage"] for event in of_kind(run, "stage")]:
             assert program.poll() is None, (run.path / "log.txt").read_text()
             time.sleep(0.005)
+        (preflight,) = of_kind(run, "preflight")
+        counting = LOOK_BYTES_A_PIXEL + len(CLASSES) * LOOK_BYTES_A_PIXEL_AND_CLASS
+        look_peak = preflight["estimate"]["holdings"]["look_peak"]
+        network_bytes = look_peak - counting * width_px * height_px
         status = Path(f"/proc/{program.pid}/status").read_text()
-        # Enough for a step on windows and a tile, and less than a whole frame takes.
-        limit = 1024 * int(status.split("VmData:")[1].split()[0]) + 130_000_000
+        # Less than the network takes of a whole frame, more than twice what it takes of a quarter.
+        held = 1024 * int(status.split("VmData:")[1].split()[0])
+        limit = held + int(0.6 * network_bytes)
         resource.prlimit(program.pid, resource.RLIMIT_DATA, (limit, limit))
         assert program.wait(timeout=800) == 0, (run.path / "log.txt").read_text()
     rungs = json.loads(run.report.read_text())["memory"]["rungs"]

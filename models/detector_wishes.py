@@ -10,6 +10,7 @@ def check_detector_wishes(
     resolution: str,
     asks_escape: bool,
     devices: int,
+    asks_tiles: bool,
 ) -> None:
     """Refuse what is for segmentation alone.
 
@@ -19,6 +20,7 @@ def check_detector_wishes(
         resolution: Its mode.
         asks_escape: Whether a bound on escapes is.
         devices: Processes that share a step.
+        asks_tiles: Whether frames are to be looked at in tiles.
 
     Raises:
         ValueError: With the remedy.
@@ -29,6 +31,10 @@ def check_detector_wishes(
         )
     if asks_escape:
         raise ValueError("no bound on escapes is proven for a detector; leave escape out")
+    if asks_tiles:
+        raise ValueError(
+            "a detector's boxes compete over the whole frame; leave memory.look_tile_px out"
+        )
     if devices > 1:
         raise ValueError("a detector is trained on one device; leave devices out")
     if loss != CrossEntropyDice():

@@ -26,6 +26,12 @@ from norm import FoldReport, fold_batchnorm
 logger = logging.getLogger(__name__)
 
 TilesFor = Callable[[tuple[int, int], int], list[Tile] | None]
+
+
+def look_whole(_size: tuple[int, int], _count: int) -> None:
+    """Look at frames whole, whatever their size."""
+
+
 # Of what a frame would take that did not fit: a model, its graphs and a training leave less.
 _LESS_MEMORY = 0.25
 _LONGEST_WARMING_S = 30.0
@@ -84,6 +90,7 @@ class FrozenModel:
         device: The one in use.
         fold_report: Which normalization layers were folded, and which were not and why.
         network: The folded network, float32, on the device.
+        tiles_for: Decides on tiles where it is set, whatever memory there is.
         memory_bytes: What one forward may hold; a frame that would take more is looked at in tiles
             with borders as wide as the network sees, and the answer says so. None sets no bound.
     """
@@ -97,6 +104,7 @@ class FrozenModel:
         # Engine and notes change together, and a frame reads them once.
         self._in_use: tuple[Engine, tuple[str, ...]] = (self.reference, ())
         self.memory_bytes: float | None = None
+        self.tiles_for: TilesFor | None = None
 
     @property
     def engine(self) -> Engine:
@@ -200,6 +208,8 @@ class FrozenModel:
 
     def _tiles(self, size: tuple[int, int], count: int) -> list[Tile] | None:
         """Return the tiles that a padded frame is looked at in; None if it is looked at whole."""
+        if self.tiles_for is not None:
+            return self.tiles_for(size, count)
         if self.memory_bytes is None:
             return None
         memory_bytes = self.memory_bytes / count
@@ -245,7 +255,11 @@ def fold_bundle(bundle: Bundle) -> tuple[nn.Module, FoldReport]:
 
 
 def frame_probabilities(
-    network: nn.Module, pixels: Pixels, preprocessing: Preprocessing, device: torch.device
+    network: nn.Module,
+    pixels: Pixels,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    tiles_for: TilesFor = look_whole,
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Ask a network in eval mode about one whole frame; training and serving share these lines.
 
@@ -254,6 +268,7 @@ def frame_probabilities(
         pixels: (H, W) or (H, W, C), uint8 or uint16.
         preprocessing: The network's.
         device: Where it runs.
+        tiles_for: As `engine_answers` takes it.
 
     Returns:
         Its probabilities, and notes on what was converted; see `engine_answers`.
@@ -262,14 +277,14 @@ def frame_probabilities(
         FrameError: If the frame does not suit the model.
     """
     engine = TorchEngine(network, preprocessing, device)
-    return engine_probabilities(engine, [pixels], preprocessing)[0]
+    return engine_probabilities(engine, [pixels], preprocessing, tiles_for)[0]
 
 
 def engine_probabilities(
     engine: Engine,
     frames: Sequence[Pixels],
     preprocessing: Preprocessing,
-    tiles_for: TilesFor = lambda _size, _count: None,
+    tiles_for: TilesFor = look_whole,
 ) -> list[tuple[NDArray[np.float32], list[str]]]:
     """Return the probabilities and the notes of `engine_answers`."""
     answers = engine_answers(engine, frames, preprocessing, tiles_for)
@@ -280,7 +295,7 @@ def engine_answers(
     engine: Engine,
     frames: Sequence[Pixels],
     preprocessing: Preprocessing,
-    tiles_for: TilesFor = lambda _size, _count: None,
+    tiles_for: TilesFor = look_whole,
 ) -> list[FrameProbabilities]:
     """Ask an engine about whole frames of one shape and dtype in one forward.
 
@@ -322,7 +337,7 @@ def warm_up(
     pixels: Pixels,
     preprocessing: Preprocessing,
     count: int = 1,
-    tiles_for: TilesFor = lambda _size, _count: None,
+    tiles_for: TilesFor = look_whole,
 ) -> None:
     """Let an engine allocate, choose and record for ``count`` frames at a time of these pixels."""
     until_s = time.monotonic() + _LONGEST_WARMING_S

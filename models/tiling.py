@@ -51,12 +51,45 @@ class Tiling:
         """
         area_px = memory_bytes / self.bytes_per_px
         side_px = math.floor(math.sqrt(area_px)) - 2 * self.border_px
-        core_px = max(self.stride_px, side_px // self.stride_px * self.stride_px)
+        return self.cut(size, max(self.stride_px, side_px // self.stride_px * self.stride_px))
+
+    def cut(self, size: tuple[int, int], core_px: int) -> list["Tile"]:
+        """Return tiles with square cores of a side that cover a padded frame."""
         return [
             Tile.of(top, left, core_px, self.border_px, size)
             for top in range(0, size[0], core_px)
             for left in range(0, size[1], core_px)
         ]
+
+
+@dataclass(frozen=True)
+class SquareTiles:
+    """Tiles of one size, whatever memory there is.
+
+    Attributes:
+        tiling: How the network's frames are cut.
+        side_px: Wanted of a tile with its borders.
+    """
+
+    tiling: Tiling
+    side_px: int
+
+    @property
+    def seen_px(self) -> int:
+        """Side of what one forward sees, at least three borders: less would be border alone."""
+        return self._core_px + 2 * self.tiling.border_px
+
+    @property
+    def _core_px(self) -> int:
+        stride_px, border_px = self.tiling.stride_px, self.tiling.border_px
+        fitting_px = (self.side_px - 2 * border_px) // stride_px * stride_px
+        return max(stride_px, border_px, fitting_px)
+
+    def __call__(self, size: tuple[int, int], count: int) -> "list[Tile] | None":  # noqa: ARG002 - each tile holds all frames.
+        """Return tiles that cover padded frames of a size; None where one holds the frame whole."""
+        if max(size) <= self.seen_px:
+            return None
+        return self.tiling.cut(size, self._core_px)
 
 
 @dataclass(frozen=True)
@@ -114,7 +147,7 @@ def measure_tiling(network: nn.Module, in_channels: int, stride_px: int) -> Tili
         in_channels: Of its input.
         stride_px: The frame's padding.
     """
-    if _sees_everything(network, in_channels, stride_px):
+    if sees_whole_frame(network, in_channels, stride_px):
         return None
     return Tiling(
         stride_px,
@@ -162,8 +195,14 @@ def _reach_along(network: nn.Module, in_channels: int, stride_px: int, axis: int
 
 
 @torch.inference_mode()
-def _sees_everything(network: nn.Module, in_channels: int, stride_px: int) -> bool:
-    """Return whether a layer pools or normalizes over the whole frame."""
+def sees_whole_frame(network: nn.Module, in_channels: int, stride_px: int) -> bool:
+    """Return whether a layer pools or normalizes over the whole frame, so that no tile will do.
+
+    Args:
+        network: In eval mode.
+        in_channels: Of its input.
+        stride_px: The frame's padding.
+    """
     pooled = False
 
     def note(_module: nn.Module, _inputs: Any, output: Any) -> None:

@@ -157,7 +157,9 @@ class RecalibrationSection(_Section):
     max_cost: Annotated[float, Field(gt=0)] = 0.1
 
 
-Rung = Literal["bfloat16", "activation_checkpointing", "accumulation", "sampled_slopes", "crops"]
+Rung = Literal[
+    "bfloat16", "activation_checkpointing", "accumulation", "sampled_slopes", "crops", "tiles"
+]
 
 
 class MemorySection(_Section):
@@ -170,11 +172,20 @@ class MemorySection(_Section):
             if they are named.
         activation_checkpointing: Compute activations again in the backward pass instead of keeping
             them; it changes no result.
+        look_tile_px: Side of the tiles in which whole frames are looked at, borders included; None
+            looks at them whole.  Probabilities differ by `models.tiling.TILING_TOLERANCE` at most,
+            and statistics are not recalibrated.
     """
 
     limit_bytes: Annotated[int, Field(gt=0)] | None = None
-    ladder: tuple[Rung, ...] = ("activation_checkpointing", "accumulation", "sampled_slopes")
+    ladder: tuple[Rung, ...] = (
+        "activation_checkpointing",
+        "accumulation",
+        "sampled_slopes",
+        "tiles",
+    )
     activation_checkpointing: bool = False
+    look_tile_px: Annotated[int, Field(ge=64)] | None = None
 
 
 class EmaSection(_Section):
@@ -249,6 +260,7 @@ class RunConfig(_Section):
                 resolution=self.resolution.mode,
                 asks_escape=self.escape is not None,
                 devices=self.devices,
+                asks_tiles=self.memory.look_tile_px is not None,
             )
         return self
 

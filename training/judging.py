@@ -82,6 +82,7 @@ def judge_segmentation(
     """
     classes = prepared.manifest.classes
     frozen = FrozenModel(bundle, str(prepared.device))
+    frozen.tiles_for = prepared.look_tiles
     with exact_convolutions():
         parity = _segmentation_parity(prepared, frozen, tolerance)
     calibration = _frames_of(prepared.calibration)
@@ -158,7 +159,9 @@ def _segmentation_parity(
     prepared: Prepared, frozen: FrozenModel, tolerance: float
 ) -> dict[str, Any]:
     """Compare the frozen model with the training-side eval forward on calibration frames."""
-    forward = EvalForward(prepared.network, prepared.preprocessing, prepared.device)
+    forward = EvalForward(
+        prepared.network, prepared.preprocessing, prepared.device, prepared.look_tiles
+    )
     differences = [
         float(
             np.abs(forward.probabilities(frame.pixels) - frozen.probabilities(frame.pixels)).max()

@@ -27,7 +27,7 @@ from training.config import RunConfig
 from training.errors import DivergedError
 from training.events import EventLog
 from training.loop_state import LoopState, Trained, checkpoint_content, restore_checkpoint
-from training.memory.shortage import release_memory, return_free_pages
+from training.memory.shortage import looking, release_memory, return_free_pages
 from training.memory.step_in_flight import step_in_flight
 from training.optimizer_step import ALONE, take_step
 from training.preparation import Prepared, learner_of
@@ -321,7 +321,11 @@ class TrainingLoop:
         trouble: tuple[str, str, str | None] | None = None
         if self.ranks.is_first:
             try:
-                look = self.prepared.look()
+                with (
+                    looking(),
+                    step_in_flight(self.run.step_in_flight, self.state.step, looking=True),
+                ):
+                    look = self.prepared.look()
             except DivergedError as error:
                 trouble = (error.code, error.detail, error.hint)
         look, trouble = self.ranks.from_first((look, trouble))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from data.labels import labelled_defects
 from data.loader import batches_ahead, default_workers
+from models import resized_size
 from training.batches import Size, count_steps, largest_batch_bytes, sizes_seen
 from training.config import RunConfig
 from training.memory.dry_step import (
@@ -114,9 +115,9 @@ def dry_shapes(shape: BatchShape, stride_px: int, most_pixels: int) -> list[Batc
 
 def _holdings(config: RunConfig, prepared: Prepared, step: StepBytes) -> Holdings:
     classes = len(prepared.manifest.classes)
-    items = [*prepared.calibration.items, *prepared.test.items]
-    sizes = [(item.height, item.width) for item in items]
-    look = _padded(1, largest_frame(sizes, together=False), config.model.stride_px)
+    sizes = sizes_looked_at(prepared)
+    frame = largest_frame(sizes, together=False)
+    look = _look_shape(config, prepared, sizes)
     on_cpu = prepared.device.type == "cpu"
     # A detector answers with boxes: there are no maps to count.
     maps = 0 if config.model.task == "detection" else classes
@@ -128,10 +129,35 @@ def _holdings(config: RunConfig, prepared: Prepared, step: StepBytes) -> Holding
         network=network_bytes,
         kept=step.kept_bytes,
         step_peak=step.peak_bytes,
-        look_peak=look_bytes(prepared, look) + a_pixel * look.pixels,
+        look_peak=look_bytes(prepared, look) + a_pixel * frame[0] * frame[1],
         loading=_loading_bytes(config, prepared),
         best_weights=weights_bytes * (2 if config.ema else 1),
     )
+
+
+def frame_looked_at(config: RunConfig, sizes: Iterable[Size]) -> Size:
+    """Return the largest whole frame of native sizes as the network sees it."""
+    factor = config.resize_factor
+    seen = [resized_size(height, width, factor) for height, width in sizes]
+    return largest_frame(seen, together=False)
+
+
+def _look_shape(config: RunConfig, prepared: Prepared, sizes: Iterable[Size]) -> BatchShape:
+    """Return the largest forward pass of a look: a whole frame, or a tile of it."""
+    shape = _padded(1, frame_looked_at(config, sizes), config.model.stride_px)
+    if prepared.look_tiles is None:
+        return shape
+    seen_px = prepared.look_tiles.seen_px
+    if max(shape.height_px, shape.width_px) <= seen_px:
+        return shape
+    height, width = (min(side, seen_px) for side in (shape.height_px, shape.width_px))
+    return replace(shape, height_px=height, width_px=width)
+
+
+def sizes_looked_at(prepared: Prepared) -> list[Size]:
+    """Return the native height and width of each frame that is looked at whole."""
+    items = [*prepared.calibration.items, *prepared.test.items]
+    return [(item.height, item.width) for item in items]
 
 
 def _loading_bytes(config: RunConfig, prepared: Prepared) -> int:

@@ -1,6 +1,5 @@
 """Before the first step: check the data, measure it, build and convert the network."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +21,7 @@ from models import (
     read_weights_file,
 )
 from models.loss_spec import Boundary
+from models.tiling import SquareTiles
 from norm import (
     ConversionReport,
     CrossIterationBatchNorm2d,
@@ -38,15 +38,12 @@ from training.errors import ConfigError
 from training.evaluation import whole_frames
 from training.events import EventLog
 from training.measurements import Measurements, measure
-from training.memory.checkpointing import choose_modules, record_saved_bytes
+from training.memory.checkpointing import recomputed_modules
+from training.memory.look_tiles import look_tiles
 from training.optimizer_step import Learner
 from training.resizing import ResizedLabels, tell_resizing
 from training.segmentation import SegmentationTask
 from training.task import Look, Task
-
-# What a module keeps is compared on a frame of so many strides a side, large enough that
-# activations outweigh weights.
-SMALL_FRAME_STRIDES = 8
 
 
 @dataclass
@@ -77,6 +74,8 @@ class Prepared:
     resized_labels: ResizedLabels | None = None
     # Modules that are computed again in the backward pass.
     recomputed: tuple[str, ...] = ()
+    # In which whole frames are looked at; None looks at them whole.
+    look_tiles: SquareTiles | None = None
 
     def look(self) -> Look:
         """Score the network as it is on the calibration frames.
@@ -120,6 +119,7 @@ def prepare(
     _tell_sampling(train, config, events)
     resized_labels = tell_resizing(train.items, manifest.classes, config, events)
     precision = precision_of(config, device)
+    tiles = look_tiles(config, network, preprocessing)
     return Prepared(
         manifest=manifest,
         train=train,
@@ -130,14 +130,15 @@ def prepare(
         model=model,
         network=network.to(device),
         loss=_loss_of(config, model, measurements).to(device),
-        task=_task_of(config, model, manifest, preprocessing, device),
+        task=_task_of(config, model, manifest, preprocessing, device, tiles),
         conversion=conversion,
         device=device,
         precision=precision,
         train_whole=train_whole,
         weights=weights,
         resized_labels=resized_labels,
-        recomputed=_recomputed(config, network, preprocessing),
+        recomputed=recomputed_modules(config, network, preprocessing),
+        look_tiles=tiles,
     )
 
 
@@ -215,11 +216,12 @@ def _task_of(
     manifest: Manifest,
     preprocessing: Preprocessing,
     device: torch.device,
+    tiles: SquareTiles | None,
 ) -> Task:
     if model.task == "detection":
         return DetectionTask(model, preprocessing, manifest.classes, device)
     reach_px = config.loss.reach_px if isinstance(config.loss, Boundary) else None
-    return SegmentationTask(preprocessing, manifest.classes, device, reach_px)
+    return SegmentationTask(preprocessing, manifest.classes, device, reach_px, tiles)
 
 
 def _whole_frames(
@@ -288,23 +290,6 @@ def _tell_weights(weights: WeightsReport | None, events: EventLog) -> None:
     for remark, names in by_remark.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         events.warning("weights_not_as_they_are", f"{names[0]}{more}: {remark}")
-
-
-def _recomputed(
-    config: RunConfig, network: nn.Module, preprocessing: Preprocessing
-) -> tuple[str, ...]:
-    """Return the modules that are computed again, found on a copy by running a small frame."""
-    if not config.memory.activation_checkpointing:
-        return ()
-    # A detector in training mode asks for boxes; nearly all it keeps is its pyramid's.
-    prefix = "backbone." if config.model.task == "detection" else ""
-    traced = network.get_submodule(prefix.rstrip("."))
-    with torch.random.fork_rng([]):
-        copied = copy.deepcopy(traced).cpu().train()
-        side_px = SMALL_FRAME_STRIDES * preprocessing.stride_px
-        images = torch.randn(1, preprocessing.in_channels, side_px, side_px)
-        chosen = choose_modules(record_saved_bytes(copied, lambda: copied(images)))
-    return tuple(prefix + name for name in chosen)
 
 
 def _check_trainable(manifest: Manifest, config: RunConfig) -> Literal[8, 16]:

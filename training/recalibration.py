@@ -109,6 +109,9 @@ def recalibrate_if_better(config: RunConfig, prepared: Prepared, state: LoopStat
         return Recalibration(kept=False, reason="it is switched off")
     if config.model.task == "detection":
         return Recalibration(kept=False, reason="a detector ships the statistics of training")
+    if prepared.look_tiles is not None:
+        reason = "memory does not hold whole frames, whose statistics it would measure"
+        return Recalibration(kept=False, reason=reason)
     kind = config.norm_in_force.kind
     if kind not in RECALIBRATED_KINDS:
         return Recalibration(kept=False, reason=f"norm.kind {kind!r} measures nothing in training")

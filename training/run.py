@@ -36,7 +36,14 @@ from training.launch import all_ranks
 from training.loop import TrainingLoop
 from training.loop_state import LoopState
 from training.memory.plan import MemoryPlan
-from training.memory.shortage import is_out_of_memory, release_memory, return_free_pages
+from training.memory.shortage import (
+    LookRanOut,
+    is_out_of_memory,
+    looking,
+    release_memory,
+    return_free_pages,
+)
+from training.memory.step_in_flight import step_in_flight
 from training.performance import peak_memory, training_speed
 from training.preparation import Prepared, prepare
 from training.progress import Progress
@@ -125,12 +132,15 @@ def _execute(run: RunDirectory, events: EventLog) -> bool:
                 if not is_out_of_memory(error):
                     raise
                 logger.exception("memory ran out")
-                said = str(error).splitlines()[0][:200]
+                said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                in_look = isinstance(error, LookRanOut)
             # Outside the handler, whose error holds the tensors of the step that failed.
             release_memory()
             checkpoint, _ = _latest_checkpoint(run)
             step = checkpoint["state"]["step"] if checkpoint else 0
-            plan.step_down(f"memory ran out ({said}); back to step {step}", step)
+            where = " while whole frames were looked at" if in_look else ""
+            because = f"memory ran out{where} ({said}); back to step {step}"
+            plan.step_down(because, step, looking=in_look)
     shutil.rmtree(run.decoded, ignore_errors=True)
     return finished
 
@@ -161,9 +171,10 @@ def _attempt(
         return False
     events.write("stage", stage="evaluating")
     loop.load_best()
-    recalibration = recalibrate_if_better(config, prepared, loop.state).as_dict()
-    events.write("recalibration", **recalibration)
-    report = _finish(run, config, prepared, loop, events)
+    with looking(), step_in_flight(run.step_in_flight, loop.state.step, looking=True):
+        recalibration = recalibrate_if_better(config, prepared, loop.state).as_dict()
+        events.write("recalibration", **recalibration)
+        report = _finish(run, config, prepared, loop, events)
     report["recalibration"] = recalibration
     tell_cache(cache, events)
     _write_report(run, {**report, "memory": plan.report(prepared)})

@@ -7,6 +7,7 @@ from torch import nn
 
 from data import Frame
 from models import Preprocessing
+from models.tiling import SquareTiles
 from training.batches import Batch, collate, with_distances
 from training.eval_forward import EvalForward
 from training.evaluation import score_histograms
@@ -21,6 +22,7 @@ class SegmentationTask:
         classes: In the order of the network's outputs.
         device: Where it runs.
         reach_px: How far the loss looks around labelled pixels; None if it asks for no distances.
+        tiles: In which frames are looked at where memory does not hold them whole.
     """
 
     score_name = "dice"
@@ -31,11 +33,13 @@ class SegmentationTask:
         classes: tuple[str, ...],
         device: torch.device,
         reach_px: float | None = None,
+        tiles: SquareTiles | None = None,
     ) -> None:
         self._preprocessing = preprocessing
         self._classes = classes
         self._device = device
         self._reach_px = reach_px
+        self._tiles = tiles
 
     def collate(self, frames: Sequence[Frame]) -> Batch:
         """Stack frames and masks, with their distance maps where the loss asks for them."""
@@ -45,7 +49,7 @@ class SegmentationTask:
 
     def look(self, network: nn.Module, frames: Iterable[Frame]) -> Look:
         """Return the highest pixel Dice over all thresholds on whole frames."""
-        forward = EvalForward(network, self._preprocessing, self._device)
+        forward = EvalForward(network, self._preprocessing, self._device, self._tiles)
         histograms = score_histograms(forward, frames, self._classes)
         by_class = {name: histogram.best_dice()[0] for name, histogram in histograms.items()}
         known = [score for score in by_class.values() if score is not None]

@@ -17,8 +17,8 @@ from benchmarks.preflight.steps import (
     prepare_quietly,
 )
 from training.config import RunConfig
+from training.memory.fitting import HEADROOM
 from training.memory.limits import memory_limit
-from training.memory.plan import HEADROOM
 from training.memory.shortage import release_memory
 
 FRAME = (2500, 2000)

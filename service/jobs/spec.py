@@ -164,14 +164,24 @@ class Memory(_Spec):
             only if they are named.
         activation_checkpointing: Compute activations again in the backward pass instead of keeping
             them: less memory, more time, the same result.
+        look_tile_px: Side of the tiles in which whole frames are looked at; null looks at them
+            whole.  Not for a network that pools or normalizes over the frame, or a detector.
     """
 
     limit_bytes: Annotated[int, Field(gt=0)] | None = None
     ladder: tuple[
-        Literal["bfloat16", "activation_checkpointing", "accumulation", "sampled_slopes", "crops"],
+        Literal[
+            "bfloat16",
+            "activation_checkpointing",
+            "accumulation",
+            "sampled_slopes",
+            "crops",
+            "tiles",
+        ],
         ...,
-    ] = ("activation_checkpointing", "accumulation", "sampled_slopes")
+    ] = ("activation_checkpointing", "accumulation", "sampled_slopes", "tiles")
     activation_checkpointing: bool = False
+    look_tile_px: Annotated[int, Field(ge=64)] | None = None
 
 
 class Escape(_Spec):
@@ -254,6 +264,7 @@ class JobSpec(_Spec):
                 resolution=self.resolution.mode,
                 asks_escape=self.escape is not None,
                 devices=self.devices,
+                asks_tiles=self.memory.look_tile_px is not None,
             )
         return self
 

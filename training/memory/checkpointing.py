@@ -5,6 +5,7 @@ segments, compute what lies between them again in the backward pass.  The segmen
 network's own modules.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -15,6 +16,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
+
+from models import Preprocessing
+from training.config import RunConfig
+
+# What a module keeps is compared on a frame of so many strides a side, large enough that
+# activations outweigh weights.
+SMALL_FRAME_STRIDES = 8
 
 
 @dataclass
@@ -182,3 +190,20 @@ def _statistics_at_rest(module: nn.Module) -> Iterator[None]:
         for layer, buffers in zip(layers, own, strict=True):
             for name, buffer in buffers.items():
                 setattr(layer, name, buffer)
+
+
+def recomputed_modules(
+    config: RunConfig, network: nn.Module, preprocessing: Preprocessing
+) -> tuple[str, ...]:
+    """Return the modules that are computed again, found on a copy by running a small frame."""
+    if not config.memory.activation_checkpointing:
+        return ()
+    # A detector in training mode asks for boxes; nearly all it keeps is its pyramid's.
+    prefix = "backbone." if config.model.task == "detection" else ""
+    traced = network.get_submodule(prefix.rstrip("."))
+    with torch.random.fork_rng([]):
+        copied = copy.deepcopy(traced).cpu().train()
+        side_px = SMALL_FRAME_STRIDES * preprocessing.stride_px
+        images = torch.randn(1, preprocessing.in_channels, side_px, side_px)
+        chosen = choose_modules(record_saved_bytes(copied, lambda: copied(images)))
+    return tuple(prefix + name for name in chosen)

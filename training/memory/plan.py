@@ -3,130 +3,30 @@
 import json
 import logging
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.batches import Size, sizes_seen
 from training.config import CropResolution, RunConfig, Rung, read_config
 from training.errors import DivergedError, OutOfMemory
 from training.events import EventLog
-from training.memory.estimate import Estimate
-from training.memory.ladder import CONSEQUENCES, next_rung, take_rung
-from training.memory.limits import MemoryLimit, forget_peak, memory_limit, peak_bytes
+from training.memory.fitting import (
+    HEADROOM,
+    Outcome,
+    Prepare,
+    StepDown,
+    gib,
+    largest_frames,
+    plan_memory,
+)
+from training.memory.ladder import CONSEQUENCES, LargestFrames, next_rung
+from training.memory.limits import forget_peak, peak_bytes
 from training.memory.shortage import is_out_of_memory
 from training.memory.step_in_flight import take_trace
-from training.preflight import estimate_run, largest_frame
 from training.preparation import Prepared, prepare
 from training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
-
-# An estimate is off by some percent (docs/benchmarks/preflight.md), and other programs take memory
-# after it was made.
-HEADROOM = 1.1
-
-Prepare = Callable[[RunConfig], Prepared]
-
-
-@dataclass(frozen=True)
-class StepDown:
-    """One rung that was taken.
-
-    Attributes:
-        rung: Its name.
-        because: What made it necessary, or what was assumed.
-        consequence: What it does to the result.
-        step: Optimizer steps taken when it was; 0 before the first.
-    """
-
-    rung: Rung
-    because: str
-    consequence: str
-    step: int = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What preflight came to.
-
-    Attributes:
-        config: In force, after the rungs.
-        prepared: For it.
-        frame: Largest height and width that training would see without crops.
-        estimate: For ``config``.
-        limit: Of this process.
-        fits: Whether the estimate, with headroom, is within the limit.
-        taken: Rungs, in order.
-        useless: Rungs that would have changed nothing about the peak.
-    """
-
-    config: RunConfig
-    prepared: Prepared
-    frame: Size
-    estimate: Estimate
-    limit: MemoryLimit
-    fits: bool
-    taken: tuple[StepDown, ...]
-    useless: tuple[Rung, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON."""
-        return {
-            "fits": self.fits,
-            "estimate": self.estimate.as_dict(),
-            "limit": asdict(self.limit),
-            "headroom": HEADROOM,
-            "rungs": [asdict(rung) for rung in self.taken],
-            "rungs_without_effect": list(self.useless),
-        }
-
-
-def plan_memory(config: RunConfig, prepare_run: Prepare) -> Outcome:
-    """Estimate a run, and take rungs of its ladder until it fits or none is left.
-
-    A rung that leaves the estimate as it is is not taken.
-
-    Args:
-        config: As it was asked for.
-        prepare_run: Builds the network for a configuration.
-    """
-    prepared = prepare_run(config)
-    frame = frame_seen(config, prepared)
-    limit = memory_limit(prepared.device, config.memory.limit_bytes)
-    if prepared.device.type == "cpu" and config.devices > 1:
-        source = f"{limit.source}, shared by {config.devices} processes"
-        limit = MemoryLimit(limit.limit_bytes // config.devices, source)
-    estimate = estimate_run(config, prepared)
-    taken: list[StepDown] = []
-    useless: list[Rung] = []
-    remaining = list(config.memory.ladder)
-    while not _fits(estimate, limit) and remaining:
-        rung = remaining[0]
-        lower = take_rung(config, rung, frame_seen(config, prepared))
-        if lower is None:
-            remaining.pop(0)
-            continue
-        lower_prepared = prepare_run(lower)
-        lower_estimate = estimate_run(lower, lower_prepared)
-        if lower_estimate.peak_bytes >= estimate.peak_bytes:
-            useless.append(rung)
-            remaining.pop(0)
-            continue
-        because = (
-            f"{_gib(estimate.peak_bytes)} are needed and {_gib(limit.limit_bytes)} are there "
-            f"({limit.source}); with it {_gib(lower_estimate.peak_bytes)}"
-        )
-        taken.append(StepDown(rung, because, CONSEQUENCES[rung]))
-        config, prepared, estimate = lower, lower_prepared, lower_estimate
-    fits = _fits(estimate, limit)
-    return Outcome(config, prepared, frame, estimate, limit, fits, tuple(taken), tuple(useless))
-
-
-def frame_seen(config: RunConfig, prepared: Prepared) -> Size:
-    """Return the largest frame or window that training sees."""
-    return largest_frame(sizes_seen(prepared.train.items, config.resolution), together=False)
 
 
 class MemoryPlan:
@@ -165,7 +65,7 @@ class MemoryPlan:
                 raise
             logger.exception("the estimate failed")
             return self._admit_uncounted(prepare_run, error)
-        self.content = {"frame": list(outcome.frame), **outcome.as_dict()}
+        self.content = {**_sizes(outcome.frames), **outcome.as_dict()}
         self._events.write("preflight", **outcome.as_dict())
         for rung in outcome.taken:
             self._tell(rung)
@@ -181,7 +81,12 @@ class MemoryPlan:
         It can still step down when memory runs out.
         """
         prepared = prepare_run(self.config)
-        self.content = {"frame": list(frame_seen(self.config, prepared)), "rungs": []}
+        frames = largest_frames(self.config, prepared)
+        self.content = {
+            **_sizes(frames),
+            "rungs": [],
+            "looks_whole_because": frames.whole_because,
+        }
         self._save()
         self._events.warning(
             "preflight_not_possible",
@@ -190,17 +95,23 @@ class MemoryPlan:
         )
         return prepared
 
-    def step_down(self, because: str, step: int) -> None:
+    def step_down(self, because: str, step: int, *, looking: bool = False) -> None:
         """Take the next rung, since memory ran out or is assumed to have.
+
+        Args:
+            because: What happened.
+            step: Optimizer steps taken.
+            looking: Whether whole frames were looked at, which other rungs make smaller.
 
         Raises:
             OutOfMemory: The ladder has no rung left.
         """
-        # Memory that runs out before the frames were looked at is no matter of a step.
-        found = next_rung(self.config, self._frame()) if "frame" in self.content else None
+        found = self._next_rung(looking=looking)
         if found is None:
             raise OutOfMemory(
-                "out_of_memory", f"{because}, and there is nothing left to give up", hint=_HINT
+                "out_of_memory",
+                f"{because}, and there is nothing left to give up",
+                hint=self._look_hint() if looking else _HINT,
             )
         rung, self.config = found
         taken = StepDown(rung, because, CONSEQUENCES[rung], step)
@@ -211,10 +122,27 @@ class MemoryPlan:
         # The peak that is compared with the estimate is that of what is tried now.
         forget_peak()
 
+    def _next_rung(self, *, looking: bool) -> tuple[Rung, RunConfig] | None:
+        # Memory that runs out before the sizes of frames are known is no matter of a step.
+        if "frame" not in self.content:
+            return None
+        return next_rung(self.config, self._frames(), looking=looking)
+
+    def _look_hint(self) -> str:
+        return _look_hint(self.config, self.content.get("looks_whole_because"))
+
     def report(self, prepared: Prepared) -> dict[str, Any]:
         """Return what was estimated, what was given up and what was measured."""
         measured = peak_bytes(prepared.device)
-        kept = ("fits", "estimate", "limit", "headroom", "rungs", "rungs_without_effect")
+        kept = (
+            "fits",
+            "estimate",
+            "limit",
+            "headroom",
+            "rungs",
+            "rungs_without_effect",
+            "looks_whole_because",
+        )
         report = {name: self.content[name] for name in kept if name in self.content}
         estimate = report.get("estimate")
         ratio = round(estimate["peak_bytes"] / measured, 3) if measured and estimate else None
@@ -225,7 +153,16 @@ class MemoryPlan:
         trace = take_trace(self._run.step_in_flight)
         if trace is None or "frame" not in self.content:
             return
-        if trace.killed_for_memory_since():
+        if trace.looking:
+            # Looks are long, and other deaths in them likely: without a rung the run just goes on.
+            if trace.killed_for_memory_since() and self._next_rung(looking=True) is not None:
+                self.step_down(
+                    "the program died while it looked at whole frames, and since that began the "
+                    "kernel has killed a process for memory: taken for this one",
+                    trace.step,
+                    looking=True,
+                )
+        elif trace.killed_for_memory_since():
             self.step_down(
                 f"the program died in step {trace.step}, and since that step began the kernel has "
                 "killed a process for memory: taken for this one",
@@ -241,12 +178,17 @@ class MemoryPlan:
             self.content["died_in_step"] = trace.step
             self._save()
 
-    def _frame(self) -> Size:
+    def _frames(self) -> LargestFrames:
         resolution = self.config.resolution
-        if isinstance(resolution, CropResolution):
-            return resolution.height_px, resolution.width_px
         height, width = self.content["frame"]
-        return height, width
+        if isinstance(resolution, CropResolution):
+            height, width = resolution.height_px, resolution.width_px
+        look_height, look_width = self.content.get("look_frame", self.content["frame"])
+        return LargestFrames(
+            (height, width),
+            (look_height, look_width),
+            self.content.get("looks_whole_because"),
+        )
 
     def _tell(self, rung: StepDown) -> None:
         self._events.write("memory_step_down", **asdict(rung))
@@ -277,26 +219,37 @@ _HINT = (
 )
 
 
+def _look_hint(config: RunConfig, whole_because: str | None) -> str:
+    """Return what helps a run that has no memory to look at a whole frame."""
+    architecture, encoder = config.model.architecture, config.model.encoder
+    if whole_because is not None:
+        return (
+            f"use a smaller encoder: {architecture} with {encoder} can't look at frames in tiles, "
+            f"because {whole_because}"
+        )
+    if "tiles" not in config.memory.ladder:
+        return "allow 'tiles' in memory.ladder: whole frames are then looked at in parts"
+    return "use a smaller encoder: frames are looked at in the smallest tiles already"
+
+
 def _does_not_fit(outcome: Outcome) -> OutOfMemory:
     peaks = outcome.estimate.phase_bytes
     phase = max(peaks, key=lambda name: peaks[name])
     gave_up = ", ".join(rung.rung for rung in outcome.taken) or "nothing"
     hint = _HINT
-    if phase != "training_step":
+    if phase == "whole_frame":
+        hint = _look_hint(outcome.config, outcome.frames.whole_because)
+    elif phase != "training_step":
         hint = "the peak is not a training step's, which no rung lowers: use a smaller encoder"
     return OutOfMemory(
         "does_not_fit",
-        f"the run needs {_gib(outcome.estimate.peak_bytes)} at its peak ({phase}) and "
-        f"{_gib(int(HEADROOM * outcome.estimate.peak_bytes))} with headroom; "
-        f"{_gib(outcome.limit.limit_bytes)} are there ({outcome.limit.source}); "
+        f"the run needs {gib(outcome.estimate.peak_bytes)} at its peak ({phase}) and "
+        f"{gib(int(HEADROOM * outcome.estimate.peak_bytes))} with headroom; "
+        f"{gib(outcome.limit.limit_bytes)} are there ({outcome.limit.source}); "
         f"given up: {gave_up}",
         hint=hint,
     )
 
 
-def _fits(estimate: Estimate, limit: MemoryLimit) -> bool:
-    return HEADROOM * estimate.peak_bytes <= limit.limit_bytes
-
-
-def _gib(amount: int) -> str:
-    return f"{amount / 1024**3:.2f} GiB"
+def _sizes(frames: LargestFrames) -> dict[str, list[int]]:
+    return {"frame": list(frames.trained), "look_frame": list(frames.looked_at)}

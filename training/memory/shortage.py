@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import re
+from collections.abc import Iterator
 
 import torch
 
@@ -29,6 +30,25 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         seen = seen.__cause__ or seen.__context__
     return False
+
+
+class LookRanOut(MemoryError):  # noqa: N818 - as `OutOfMemory` it says what is the matter.
+    """Memory ran out while whole frames were looked at, and not in a training step."""
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """Let what runs out of memory in the block say that it was a look at whole frames.
+
+    Raises:
+        LookRanOut: In place of any other error that tells of a lack of memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise LookRanOut(str(error)) from error
 
 
 def return_free_pages() -> None:

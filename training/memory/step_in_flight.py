@@ -1,4 +1,4 @@
-"""A trace of the step at work, which a program that is killed in it leaves behind."""
+"""A trace of the step or look at work, which a program that is killed in it leaves behind."""
 
 import json
 from collections.abc import Iterator
@@ -17,14 +17,16 @@ class Trace:
         step: From 1.
         kernel_kills: Since the kernel started; None where it does not tell.
         boot: Names this run of the kernel.
+        looking: Whether whole frames were looked at after that step, which was finished.
     """
 
     step: int
     kernel_kills: int | None
     boot: str
+    looking: bool = False
 
     def killed_for_memory_since(self) -> bool:
-        """Return whether the kernel has killed some process for memory since the step began."""
+        """Return whether the kernel has killed some process for memory since this was left."""
         now = kernel_memory_kills()
         if now is None or self.kernel_kills is None or self.boot != boot_id():
             return False
@@ -32,10 +34,16 @@ class Trace:
 
 
 @contextmanager
-def step_in_flight(path: Path, step: int) -> Iterator[None]:
-    """Leave a trace at ``path`` while a step is at work; it stays if the program dies."""
+def step_in_flight(path: Path, step: int, *, looking: bool = False) -> Iterator[None]:
+    """Leave a trace at ``path`` while a step, or a look, is at work; it stays if the program dies.
+
+    Args:
+        path: Of the trace.
+        step: From 1; of a look the last one before it.
+        looking: Whether it is a look at whole frames.
+    """
     # The page cache outlives a killed program: nothing has to reach the disk.
-    path.write_text(json.dumps(asdict(Trace(step, kernel_memory_kills(), boot_id()))))
+    path.write_text(json.dumps(asdict(Trace(step, kernel_memory_kills(), boot_id(), looking))))
     try:
         yield
     finally:

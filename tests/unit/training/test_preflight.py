@@ -22,7 +22,7 @@ from training.memory.checkpointing import SavedBytes, choose_modules, record_sav
 from training.memory.dry_step import BatchShape
 from training.memory.estimate import Holdings, phase_peaks, step_time
 from training.memory.fake_tensors import SmallForUnknown, fake_copy
-from training.memory.ladder import next_rung, take_rung
+from training.memory.ladder import LargestFrames, next_rung, take_rung
 from training.memory.live_bytes import LiveBytes
 from training.memory.shortage import is_out_of_memory
 from training.memory.step_in_flight import step_in_flight, take_trace
@@ -181,7 +181,7 @@ def test_the_ladder_is_climbed_down_in_the_order_that_was_asked_for() -> None:
         }
     )
     frame, taken = (2000, 2500), []
-    while (found := next_rung(config, frame)) is not None:
+    while (found := next_rung(config, LargestFrames(frame, (2000, 2500)))) is not None:
         rung, config = found
         taken.append(rung)
         if isinstance(config.resolution, CropResolution):
@@ -195,9 +195,25 @@ def test_the_ladder_is_climbed_down_in_the_order_that_was_asked_for() -> None:
 
 
 def test_accumulation_leaves_the_normalization_that_auto_means() -> None:
-    lower = take_rung(CONFIG, "accumulation", (100, 100))
+    lower = take_rung(CONFIG, "accumulation", LargestFrames((100, 100), (100, 100)))
     assert lower is not None
     assert lower.norm_in_force == CONFIG.norm_in_force
+
+
+def test_looks_at_whole_frames_take_tiles_alone_and_steps_take_none() -> None:
+    frames = LargestFrames((480, 640), (2000, 2500))
+    config, sides = CONFIG, []
+    while (found := next_rung(config, frames, looking=True)) is not None:
+        rung, config = found
+        assert rung == "tiles"
+        sides.append(config.memory.look_tile_px)
+    assert sides == [1280, 640, 320]
+    assert config.resolution == CONFIG.resolution
+    whole = replace(frames, whole_because="it pools over the frame")
+    assert next_rung(CONFIG, whole, looking=True) is None
+    lower = next_rung(CONFIG, frames)
+    assert lower is not None
+    assert lower[0] == "activation_checkpointing"
 
 
 def test_the_default_ladder_changes_neither_precision_nor_what_training_sees() -> None:

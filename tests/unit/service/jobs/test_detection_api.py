@@ -157,6 +157,7 @@ def test_other_labels_may_be_tried_by_either_task(
     [
         ({"loss": {"kind": "focal"}}, "'focal' is for pixels"),
         ({"escape": {"max_rate": 0.01}}, "escape"),
+        ({"memory": {"look_tile_px": 512}}, "boxes compete over the whole frame"),
     ],
 )
 def test_what_a_detector_does_not_take_is_refused_before_a_job_is_queued(

@@ -61,8 +61,9 @@ def test_every_field_of_a_job_reaches_the_run() -> None:
         "accumulation_steps": 4,
         "memory": {
             "limit_bytes": 5_000_000_000,
-            "ladder": ["crops"],
+            "ladder": ["crops", "tiles"],
             "activation_checkpointing": True,
+            "look_tile_px": 512,
         },
         "dry_run": True,
         "ema": {"decay": 0.9},

@@ -77,7 +77,8 @@ def _channels(convolution: Any) -> int:
     """Return how many channels a convolution sums or writes, whichever is less, in each group."""
     # Weights are (outputs, inputs, h, w) or (groups, outputs, inputs, h, w).
     weights = convolution.input(1).get_partial_shape()
-    return min(weights[-4].get_length(), weights[-3].get_length())
+    channels: int = min(weights[-4].get_length(), weights[-3].get_length())
+    return channels
 
 
 def _precisely(nncf: Any) -> Any:

@@ -126,8 +126,9 @@ def test_the_record_says_what_was_compared_measured_and_chosen(prepared: Prepare
 
 @pytest.mark.parametrize(
     ("name", "tolerance"),
-    # Sums in another order; 8 bits of a bfloat16's mantissa through the network's depth; 8 bits.
-    list(zip(EXPORTED, (1e-5, 1e-5, 0.05, 0.25, 0.05), strict=True)),
+    # Sums in another order; 8 bits of a bfloat16's mantissa through the network's depth; 8 bits;
+    # 8 bits that end where layers are narrow, within what the gate allows a score.
+    list(zip(EXPORTED, (1e-5, 1e-5, 0.05, 0.25, 0.1), strict=True)),
 )
 def test_an_exported_engine_answers_as_the_network_at_any_size(
     prepared: Prepared, name: str, tolerance: float

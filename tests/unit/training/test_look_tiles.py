@@ -16,7 +16,6 @@ from training.config import read_config
 from training.errors import ConfigError, OutOfMemory
 from training.eval_forward import EvalForward
 from training.events import EventLog, read_events
-from training.memory.estimate import LOOK_BYTES_A_PIXEL, LOOK_BYTES_A_PIXEL_AND_CLASS
 from training.memory.limits import boot_id, kernel_memory_kills
 from training.memory.plan import MemoryPlan
 from training.memory.shortage import LookRanOut, looking

@@ -1,11 +1,6 @@
 """A run that has no memory to look at a whole frame looks at it in tiles, and says so."""
 
 import json
-import os
-import resource
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +16,6 @@ from training.config import read_config
 from training.errors import ConfigError, OutOfMemory
 from training.eval_forward import EvalForward
 from training.events import EventLog, read_events
-from training.memory.estimate import LOOK_BYTES_A_PIXEL, LOOK_BYTES_A_PIXEL_AND_CLASS
 from training.memory.limits import boot_id, kernel_memory_kills
 from training.memory.plan import MemoryPlan
 from training.memory.shortage import LookRanOut, looking
@@ -202,32 +196,3 @@ def test_a_death_in_a_look_counts_only_if_the_kernel_killed_meanwhile(
     run.step_in_flight.write_text(json.dumps({**died, "kernel_kills": -1, "boot": boot_id()}))
     assert plan_of(run, events, "it pools over the frame").content["rungs"] == []
     events.close()
-
-
-@pytest.mark.slow
-def test_a_run_whose_memory_runs_out_in_a_look_finishes_in_tiles(tmp_path: Path) -> None:
-    width_px, height_px = 1408, 1152
-    root = tmp_path / "frames"
-    root.mkdir()
-    frames = draw_frames(root, width_px=width_px, height_px=height_px)
-    run = small_run(tmp_path / "run", frames)
-    with (run.path / "log.txt").open("wb") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-        command = [sys.executable, "-m", "training", str(run.path)]
-        program = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        while "running" not in [event["stage"] for event in of_kind(run, "stage")]:
-            assert program.poll() is None, (run.path / "log.txt").read_text()
-            time.sleep(0.005)
-        (preflight,) = of_kind(run, "preflight")
-        counting = LOOK_BYTES_A_PIXEL + len(CLASSES) * LOOK_BYTES_A_PIXEL_AND_CLASS
-        look_peak = preflight["estimate"]["holdings"]["look_peak"]
-        network_bytes = look_peak - counting * width_px * height_px
-        status = Path(f"/proc/{program.pid}/status").read_text()
-        # Less than the network takes of a whole frame, more than twice what it takes of a quarter.
-        held = 1024 * int(status.split("VmData:")[1].split()[0])
-        limit = held + int(0.6 * network_bytes)
-        resource.prlimit(program.pid, resource.RLIMIT_DATA, (limit, limit))
-        assert program.wait(timeout=800) == 0, (run.path / "log.txt").read_text()
-    rungs = json.loads(run.report.read_text())["memory"]["rungs"]
-    assert {rung["rung"] for rung in rungs} == {"tiles"}
-    assert "while whole frames were looked at" in rungs[0]["because"]

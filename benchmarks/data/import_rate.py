@@ -23,7 +23,7 @@ from benchmarks.data.running_service import running_service
 from benchmarks.results_page import spread
 from data.synthetic import draw_frame
 from service.client import HairlineClient
-from service.folder_upload import list_folder, upload_files
+from service.client.folder_upload import list_folder, upload_files
 
 _POLL_S = 0.02
 

@@ -27,7 +27,7 @@ from benchmarks.data.interrupted_upload_page import KILLS, PAGE, Outcome, page, 
 from benchmarks.data.killed_service import POLL_S, START_S, KilledService, bytes_read
 from benchmarks.data.relay import Relay
 from benchmarks.norm.processor import processor_name
-from service.archive_upload import PIECE_BYTES
+from service.client.archive_upload import PIECE_BYTES
 
 FRAME_SHAPE = (2000, 2500)
 _DATASET = "interrupted"

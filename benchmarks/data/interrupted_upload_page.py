@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.data.killed_service import ImportRead
-from service.archive_upload import PIECE_BYTES
+from service.client.archive_upload import PIECE_BYTES
 
 PAGE = Path("docs/benchmarks/data-interrupted-upload.md")
 KILLS = 5

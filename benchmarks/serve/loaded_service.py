@@ -31,7 +31,7 @@ from models import FrozenDetector, FrozenModel
 from service.client import HairlineClient
 from service.errors import StorageError
 from service.ledger.journal import verified_entries
-from service.served_models import ServedModels
+from service.serving.served_models import ServedModels
 from service.storage import Storage
 
 _ENCODINGS = (("JPEG", False), ("PNG", False), ("PNG", True), ("Mono8", False))

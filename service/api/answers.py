@@ -7,11 +7,11 @@ from fastapi import Response
 
 from models import BundleInfo
 from service.api.inspections import Draft, Wish, prediction_of
-from service.follow_up import FollowUp
 from service.ledger.recorder import PredictionRecorder
-from service.line_frames import Answered
 from service.resources import PartPrediction, Prediction, Verdict
-from service.serving_metrics import ServingMetrics
+from service.serving.follow_up import FollowUp
+from service.serving.line_frames import Answered
+from service.serving.metrics import ServingMetrics
 
 
 class Answers:

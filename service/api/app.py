@@ -47,12 +47,12 @@ from service.datasets.imports import ABANDONED_AFTER_S
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.picture_cache import PictureCache
 from service.datasets.preview_store import PreviewStore
-from service.follow_up import FollowUp
-from service.inference import InferenceEngine
 from service.ledger.journal import Retention
 from service.ledger.recorder import PredictionRecorder
-from service.serving_mark import ServingMark
-from service.serving_metrics import ServingMetrics
+from service.serving.follow_up import FollowUp
+from service.serving.inference import InferenceEngine
+from service.serving.mark import ServingMark
+from service.serving.metrics import ServingMetrics
 from service.settings import Settings
 from service.storage import Storage
 

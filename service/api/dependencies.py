@@ -18,10 +18,10 @@ from service.api.inspections import FrameInspections
 from service.api.warm_start import WarmStart
 from service.datasets.measurements import FrameMeasurer
 from service.datasets.preview_store import PreviewStore
-from service.follow_up import FollowUp
-from service.inference import InferenceEngine
 from service.ledger.recorder import PredictionRecorder
-from service.serving_metrics import ServingMetrics
+from service.serving.follow_up import FollowUp
+from service.serving.inference import InferenceEngine
+from service.serving.metrics import ServingMetrics
 from service.settings import Settings
 from service.storage import Storage
 

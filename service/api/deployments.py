@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import deployments, engines, model_registry
+from service import model_registry
 from service.api.dependencies import (
     InferenceDependency,
     ReadSession,
@@ -17,7 +17,9 @@ from service.api.dependencies import (
 )
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import Deployment, DeploymentEvent, ShadowRun
-from service.deployment_resources import (
+from service.ledger.recorder import PredictionRecorder
+from service.serving import deployments, engines
+from service.serving.deployment_resources import (
     Constraint,
     DeploymentEventResource,
     DeploymentResource,
@@ -28,8 +30,7 @@ from service.deployment_resources import (
     Person,
     Reason,
 )
-from service.deployments import Author, Promotion
-from service.ledger.recorder import PredictionRecorder
+from service.serving.deployments import Author, Promotion
 from service.settings import Settings
 
 router = APIRouter(tags=["deployments"])

@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 
 from models import read_bundle_info
 from models.exporting import check_exportable
-from service import engines, model_registry
+from service import model_registry
 from service.api.dependencies import (
     ReadSession,
     SettingsDependency,
@@ -15,7 +15,8 @@ from service.api.dependencies import (
     WriteSession,
 )
 from service.database.tables import EngineTask
-from service.engine_resources import EnginesResource
+from service.serving import engines
+from service.serving.engine_resources import EnginesResource
 
 router = APIRouter(tags=["models"])
 

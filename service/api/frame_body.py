@@ -9,7 +9,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from data.camera_buffers import PIXEL_FORMATS, BufferLayout
 from service.errors import InvalidRequest, PayloadTooLarge
-from service.uploaded_frame import UploadedFrame
+from service.serving.uploaded_frame import UploadedFrame
 
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/bmp", "image/tiff", "image/webp")
 _BUFFER_TYPE = "application/octet-stream"

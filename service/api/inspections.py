@@ -17,11 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from models import BundleInfo, Inspection
 from service.api.frame_threads import FrameThreads
-from service.deployments import Served
 from service.errors import InvalidRequest, NotReady
-from service.frame_queue import Inspected, NotInspected, WaitingFrame
-from service.inference import InferenceEngine
-from service.pictures import Picture, draw, drawable, run_lengths
 from service.resources import (
     ClassMask,
     DefectResource,
@@ -30,9 +26,13 @@ from service.resources import (
     Prediction,
     Verdict,
 )
-from service.serving_mark import ServingMark
-from service.serving_metrics import ServingMetrics
-from service.uploaded_frame import UploadedFrame
+from service.serving.deployments import Served
+from service.serving.frame_queue import Inspected, NotInspected, WaitingFrame
+from service.serving.inference import InferenceEngine
+from service.serving.mark import ServingMark
+from service.serving.metrics import ServingMetrics
+from service.serving.pictures import Picture, draw, drawable, run_lengths
+from service.serving.uploaded_frame import UploadedFrame
 
 T = TypeVar("T")
 ReadFrames = Callable[[Request], Awaitable[list[UploadedFrame]]]

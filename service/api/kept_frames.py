@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from service import deployments, kept_frames
 from service.api.dependencies import (
     EngineDependency,
     FollowUpDependency,
@@ -26,17 +25,18 @@ from service.database.tables import KeptFrame
 from service.datasets.incoming import IncomingFile
 from service.datasets.resources import UploadResource
 from service.datasets.uploads import Uploads
-from service.deployment_resources import (
+from service.errors import FilesRejected, NotFound
+from service.ledger.recorder import PredictionRecorder
+from service.serving import deployments, kept_frames
+from service.serving.deployment_resources import (
     DeploymentResource,
     Keeping,
     KeepingResource,
     KeptFrameResource,
 )
-from service.deployments import Author
-from service.errors import FilesRejected, NotFound
-from service.kept_frames import Cause
-from service.ledger.recorder import PredictionRecorder
-from service.line_frames import file_name
+from service.serving.deployments import Author
+from service.serving.kept_frames import Cause
+from service.serving.line_frames import file_name
 from service.storage import Storage
 
 router = APIRouter(tags=["deployments"])

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from data.camera_buffers import BufferLayout
 from models import BundleInfo
-from service import deployments, model_registry
+from service import model_registry
 from service.api.answers import json_response
 from service.api.dependencies import (
     AnswersDependency,
@@ -28,11 +28,12 @@ from service.api.dependencies import (
 from service.api.frame_body import read_body
 from service.api.health import get_readiness
 from service.api.inspections import Draft, Wish
-from service.deployments import Served
 from service.errors import InvalidRequest, NotFound, PayloadTooLarge
-from service.inference import InferenceEngine
 from service.resources import Prediction
-from service.uploaded_frame import UploadedFrame
+from service.serving import deployments
+from service.serving.deployments import Served
+from service.serving.inference import InferenceEngine
+from service.serving.uploaded_frame import UploadedFrame
 
 router = APIRouter(prefix="/v2", tags=["open inference"])
 

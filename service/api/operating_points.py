@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, status
 from pydantic import ConfigDict, Field
 
-from service import model_registry, operating_points
+from service import model_registry
 from service.api.dependencies import (
     ReadSession,
     RecorderDependency,
@@ -14,8 +14,14 @@ from service.api.dependencies import (
 )
 from service.api.deployments import AuthoredRequest, User
 from service.api.models import resource
-from service.deployment_resources import Confidence, EscapeLimit, OperatingPointPreview, Rate
 from service.resources import ModelResource
+from service.serving import operating_points
+from service.serving.deployment_resources import (
+    Confidence,
+    EscapeLimit,
+    OperatingPointPreview,
+    Rate,
+)
 
 router = APIRouter(tags=["models"])
 

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from models import BundleInfo
-from service import deployments, model_registry
+from service import model_registry
 from service.api.answers import json_response
 from service.api.dependencies import (
     AnswersDependency,
@@ -17,11 +17,12 @@ from service.api.dependencies import (
 )
 from service.api.frame_body import REQUEST_BODY, read_frame
 from service.api.inspections import Draft, Wish
-from service.deployments import Served
 from service.errors import InvalidRequest
-from service.inference import InferenceEngine
-from service.pictures import Picture
 from service.resources import Prediction
+from service.serving import deployments
+from service.serving.deployments import Served
+from service.serving.inference import InferenceEngine
+from service.serving.pictures import Picture
 
 router = APIRouter(tags=["predict"])
 

@@ -17,7 +17,6 @@ from starlette.requests import ClientDisconnect
 from data.errors import DataError
 from models.errors import ModelsError
 from service.api.request_id import HEADER
-from service.deployment_resources import Gate
 from service.errors import (
     Conflict,
     FileOutcome,
@@ -30,7 +29,8 @@ from service.errors import (
     StorageError,
     TooManyRequests,
 )
-from service.promotion import ConstraintNotMet
+from service.serving.deployment_resources import Gate
+from service.serving.promotion import ConstraintNotMet
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.certificate import exact_interval
-from service import deployments, model_registry, shadow
+from service import model_registry
 from service.api.dependencies import (
     FollowUpDependency,
     InferenceDependency,
@@ -18,15 +18,16 @@ from service.api.deployments import AuthoredRequest, Because, Name, User, named,
 from service.api.kept_frames import kept_resource
 from service.api.paging import Cursor, Limit, Page, fetch_page
 from service.database.tables import KeptFrame, ShadowCount, ShadowRun
-from service.deployment_resources import (
+from service.serving import deployments, shadow
+from service.serving.deployment_resources import (
     DeploymentResource,
     KeptFrameResource,
     ShadowCountResource,
     ShadowResource,
     ShadowWish,
 )
-from service.deployments import Author
-from service.follow_up import FollowUp
+from service.serving.deployments import Author
+from service.serving.follow_up import FollowUp
 
 router = APIRouter(tags=["deployments"])
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from models import ModelsError
 from service.database.tables import Deployment
-from service.inference import InferenceEngine
+from service.serving.inference import InferenceEngine
 
 logger = logging.getLogger(__name__)
 

@@ -100,7 +100,14 @@ class EngineRunner:
         os.close(descriptor)
         self._outcome = Path(outcome)
         self._program = subprocess.Popen(  # noqa: S603 - our own program and ids of our own making.
-            [sys.executable, "-m", "service.engine_program", model_id, version.digest, outcome],
+            [
+                sys.executable,
+                "-m",
+                "service.serving.engine_program",
+                model_id,
+                version.digest,
+                outcome,
+            ],
             # It leaves when this end closes.
             stdin=subprocess.PIPE,
             # NNCF draws bars there.

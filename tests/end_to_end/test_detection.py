@@ -10,7 +10,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from service.client_transport import HairlineError
+from service.client.transport import HairlineError
 from tests.end_to_end.conftest import RunningService
 
 pytestmark = pytest.mark.slow

@@ -14,16 +14,11 @@ import pytest
 import torch
 
 from models import (
-    BundleInfo,
     ClassThreshold,
-    DetectionSpec,
     EngineError,
     FrozenModel,
-    ModelSpec,
-    NormSpec,
     OperatingPoint,
     Pixels,
-    Preprocessing,
     load_bundle,
 )
 from models.engine_preparation import (
@@ -35,22 +30,20 @@ from models.engine_preparation import (
 )
 from models.engine_record import (
     RECORD_NAME,
-    EngineMeasurement,
     EngineRecord,
     Machine,
     check_usable,
-    fastest,
     load_exported,
     model_digest,
     read_record,
     write_record,
 )
 from models.engines import Engine, EngineName, OnnxRuntimeEngine, TorchEngine, processor_has_bf16
-from models.exporting import ONNX_NAME, OPENVINO_NAME, check_exportable
+from models.exporting import ONNX_NAME, OPENVINO_NAME
 from models.parity import FrameAnswer, GoldenFrame, ParityTally, look, synthetic_extremes
 from models.runtime import engine_probabilities
-from service.frame_queue import MAX_BATCH
-from service.served_models import ServedModels
+from service.serving.frame_queue import MAX_BATCH
+from service.serving.served_models import ServedModels
 from service.storage import Storage
 from tests.trained_bundle import patched_frame, write_trained
 
@@ -358,19 +351,6 @@ def test_what_was_measured_elsewhere_or_of_other_thresholds_is_not_used(
     assert model_digest(info) == model_digest(info.model_copy(update={"metrics": {"dice": 1}}))
 
 
-def test_the_fastest_engine_that_may_serve_is_chosen() -> None:
-    def engine(name: Any, times: float, refusal: str | None = None, device: str = "cpu") -> Any:
-        return EngineMeasurement(
-            name=name, device=device, median_ms=1.0, times_faster=times, refusal=refusal
-        )
-
-    reference = engine("torch-fp32", 1.0)
-    quick, quickest = engine("openvino-bf16", 4.0), engine("openvino-int8", 8.0, "a flip")
-    assert fastest((reference, quick, quickest), "cpu") == "openvino-bf16"
-    assert fastest((reference, quickest, engine("onnxruntime-fp32", 0.9)), "cpu") == "torch-fp32"
-    assert fastest((engine("torch-fp32", 1.0, device="cuda"), quick), "cuda") == "torch-fp32"
-
-
 def test_half_precision_torch_keeps_the_models_own_network(prepared: Prepared) -> None:
     model = prepared.model()
     expected = model.probabilities(patched_frame(2))
@@ -378,24 +358,6 @@ def test_half_precision_torch_keeps_the_models_own_network(prepared: Prepared) -
     ((answer, _),) = engine_probabilities(half, [patched_frame(2)], model.info.preprocessing)
     assert 0 < np.abs(answer - expected).max() < 0.1
     np.testing.assert_array_equal(model.probabilities(patched_frame(2)), expected)
-
-
-def test_a_detector_is_not_exported_and_the_error_says_what_serves_it() -> None:
-    spec = ModelSpec(architecture="fcos", encoder="resnet18", detection=DetectionSpec())
-    info = BundleInfo(
-        task="detection",
-        classes=("pit",),
-        model=spec,
-        norm=NormSpec(kind="bn"),
-        preprocessing=Preprocessing(
-            in_channels=1, bit_depth=8, mean=(0.0,), std=(1.0,), stride_px=spec.stride_px
-        ),
-        operating_point=OperatingPoint(classes={"pit": ClassThreshold()}),
-        dataset_digest="0" * 64,
-    )
-    with pytest.raises(EngineError, match="torch serves it") as refused:
-        check_exportable(info)
-    assert refused.value.code == "detector_not_exported"
 
 
 def test_frames_are_spread_over_the_whole_set() -> None:

@@ -13,8 +13,8 @@ from sqlalchemy import Engine
 
 from data.storage import sha256_hex
 from service.client import HairlineClient
+from service.client.folder_upload import list_folder, upload_files
 from service.datasets.imports import run_import
-from service.folder_upload import list_folder, upload_files
 from service.settings import Settings
 from service.storage import Storage
 

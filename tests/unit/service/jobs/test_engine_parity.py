@@ -35,7 +35,7 @@ from models.engines import TorchEngine
 from models.parity import FrameAnswer, ParityTally, look
 from service.database.engine import session_factory
 from service.database.tables import Model
-from service.engine_program import prepare
+from service.serving.engine_program import prepare
 from service.settings import Settings
 from service.storage import Storage
 

@@ -22,8 +22,8 @@ from models import (
     write_bundle,
 )
 from service.database.tables import KeptFrame, now_utc
-from service.deployment_resources import UncertainWish
-from service.kept_frames import is_uncertain
+from service.serving.deployment_resources import UncertainWish
+from service.serving.kept_frames import is_uncertain
 from service.storage import Storage
 
 AddModel = Callable[..., str]

@@ -22,11 +22,11 @@ from models import (
     write_bundle,
 )
 from models.certificate import exact_interval
+from service.serving.shadow import ShadowComparison
+from service.serving.shadow_process import ShadowFailed, ShadowProcess
+from service.serving.uploaded_frame import UploadedFrame
 from service.settings import Settings
-from service.shadow import ShadowComparison
-from service.shadow_process import ShadowFailed, ShadowProcess
 from service.storage import Storage
-from service.uploaded_frame import UploadedFrame
 
 AddModel = Callable[..., str]
 WIDTH, HEIGHT = 96, 64
@@ -200,7 +200,7 @@ def test_a_frame_is_dropped_where_the_line_leaves_the_device_no_rest(
     in_process: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.shadow._PATIENCE_S", 0.05)
+    monkeypatch.setattr("service.serving.shadow._PATIENCE_S", 0.05)
     begin(client, blind)
     assert isinstance(client.app, FastAPI)
     queue = client.app.state.inference.queue

@@ -1,0 +1,5 @@
+"""The command line ``hairline``."""
+
+from service.cli.commands import app, main
+
+__all__ = ["app", "main"]

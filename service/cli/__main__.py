@@ -1,0 +1,5 @@
+"""``python -m service.cli`` is ``hairline``."""
+
+from service.cli.commands import main
+
+main()

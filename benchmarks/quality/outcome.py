@@ -9,6 +9,8 @@ from typing import Any
 from benchmarks.quality.protocol import Task
 from training.events import read_events
 
+_SILENCE_S = 60.0
+
 
 def outcome_of(run_dir: Path, task: Task) -> dict[str, Any]:
     """Return a finished run's scores and what they cost."""
@@ -59,15 +61,13 @@ def failure_of(run_dir: Path) -> str:
 
 
 def spent_s(events: Iterable[Mapping[str, Any]]) -> float:
-    """Return how long a run's programs worked, pauses between them not counted."""
-    total_s, begin, last = 0.0, None, None
+    """Return how long a run's programs worked, not counting what lay between or stood still."""
+    total_s, last = 0.0, None
     for event in events:
         at = datetime.fromisoformat(event["time"])
-        if event["kind"] == "started":
-            if begin is not None and last is not None:
-                total_s += (last - begin).total_seconds()
-            begin = at
+        if last is not None and event["kind"] != "started":
+            passed_s = (at - last).total_seconds()
+            # A program that works says so every few seconds; one that was stopped does not.
+            total_s += passed_s if passed_s <= _SILENCE_S else 0.0
         last = at
-    if begin is not None and last is not None:
-        total_s += (last - begin).total_seconds()
     return total_s

@@ -148,8 +148,6 @@ def _look_shape(config: RunConfig, prepared: Prepared, sizes: Iterable[Size]) ->
     if prepared.look_tiles is None:
         return shape
     seen_px = prepared.look_tiles.seen_px
-    if max(shape.height_px, shape.width_px) <= seen_px:
-        return shape
     height, width = (min(side, seen_px) for side in (shape.height_px, shape.width_px))
     return replace(shape, height_px=height, width_px=width)
 

@@ -94,7 +94,7 @@ def _introduction(contents: Mapping[str, Any], profile: Profile) -> list[str]:
         "best. Read differences, not levels.",
         "",
         *_budget(profile),
-        "Seconds are of a run that shares the machine with others and with whatever else ran, from",
+        "Times are of a run that shares the machine with others and with whatever else ran, from",
         "the loading of its libraries to its report.",
         "",
         f"Written by `python -m benchmarks.quality{_option(profile)}`, which goes on where it was",

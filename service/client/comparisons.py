@@ -9,7 +9,7 @@ from service.comparisons.resources import ComparisonResource
 
 
 class ComparisonCalls:
-    """Queues and reads comparisons; part of `service.client.client.HairlineClient`."""
+    """Queues and reads comparisons; part of `service.client.HairlineClient`."""
 
     _transport: Transport
 

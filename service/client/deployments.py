@@ -21,7 +21,7 @@ UNCHANGED: Any = object()
 
 
 class DeploymentCalls:
-    """Decides what lines are served; part of `service.client.client.HairlineClient`."""
+    """Decides what lines are served; part of `service.client.HairlineClient`."""
 
     _transport: Transport
 

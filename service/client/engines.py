@@ -8,7 +8,7 @@ from service.serving.engine_resources import EnginesResource
 
 
 class EngineCalls:
-    """Prepares, reads and downloads; part of `service.client.client.HairlineClient`."""
+    """Prepares, reads and downloads; part of `service.client.HairlineClient`."""
 
     _transport: Transport
 

@@ -17,6 +17,28 @@ from training.run_directory import RunDirectory
 
 CLASSES = ("scratch", "pit", "stain")
 
+# The training program; the kernel leaves it so many bytes beside what it holds as its first step
+# begins, and a program that takes its place no more than that.
+_SHORT_OF_MEMORY = """
+import resource, runpy, sys
+from pathlib import Path
+from segmentation_models_pytorch.base import SegmentationModel
+from torch.nn.modules.module import register_module_forward_pre_hook
+from training.events import read_events
+from training.run_directory import RunDirectory
+run, left_bytes = RunDirectory(Path(sys.argv[1])), int(sys.argv.pop())
+def shorten(module, inputs):
+    stages = [event.get("stage") for event in read_events(run.events)]
+    if isinstance(module, SegmentationModel) and "running" in stages:
+        status = Path("/proc/self/status").read_text()
+        limit = 1024 * int(status.split("VmData:")[1].split()[0]) + left_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        hook.remove()
+if resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY:
+    hook = register_module_forward_pre_hook(shorten)
+runpy.run_module("training", run_name="__main__")
+"""
+
 
 def make_run(directory: Path, frames: Path, **changes: Any) -> RunDirectory:
     directory.mkdir()
@@ -51,6 +73,16 @@ def start(run: RunDirectory) -> subprocess.Popen[bytes]:
 
 def finish(run: RunDirectory) -> int:
     return start(run).wait(timeout=300)
+
+
+def finish_short_of_memory(run: RunDirectory, left_bytes: int) -> int:
+    """Run with so many bytes beside what the program holds as its first step begins."""
+    # Blocks that are given back at once, so that what is held does not depend on what was.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+    command = [sys.executable, "-c", _SHORT_OF_MEMORY, str(run.path), str(left_bytes)]
+    with (run.path / "log.txt").open("ab") as log:
+        program = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        return program.wait(timeout=500)
 
 
 def kinds(run: RunDirectory) -> list[str]:

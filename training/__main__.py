@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from training.exit_status import EXIT_AGAIN
 from training.run_directory import RunDirectory
 
 # Enough that the line's process gets nearly all of a core that both want.
@@ -28,11 +29,22 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A run that makes way for a line leaves it the processor within its steps, too.
     if RunDirectory(arguments.run_dir).yield_request.exists():
-        os.nice(YIELDING_NICENESS)
+        _be_at_least_as_nice_as(YIELDING_NICENESS)
     # Here and not at the top, so that a wrong argument is answered without seconds of imports.
     from training.run import execute
 
-    return execute(arguments.run_dir)
+    status = execute(arguments.run_dir)
+    if status == EXIT_AGAIN:
+        # In the place of this program, whose caller waits for the run and not for one attempt.
+        logging.shutdown()
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this very command, and no shell.
+    return status
+
+
+def _be_at_least_as_nice_as(niceness: int) -> None:
+    # A program that took another one's place has its niceness already.
+    if os.getpriority(os.PRIO_PROCESS, 0) < niceness:
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
 
 
 if __name__ == "__main__":

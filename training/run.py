@@ -28,7 +28,7 @@ from training.checkpoint import load_latest_checkpoint
 from training.config import RunConfig, read_config
 from training.errors import RunLockedError, TrainingError
 from training.events import EventLog, SilentEventLog, read_events
-from training.exit_status import EXIT_FAILED, EXIT_LOCKED, EXIT_OK
+from training.exit_status import EXIT_AGAIN, EXIT_FAILED, EXIT_LOCKED, EXIT_OK
 from training.frame_outcomes import defects_found, write_outcomes
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
 from training.judging import Judged, judge_detector, judge_segmentation
@@ -64,6 +64,9 @@ PARITY_TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}
 def execute(path: Path) -> int:
     """Run or resume the run in a directory and return the program's exit status.
 
+    After `EXIT_AGAIN` it is for a new program to go on: what remains of this one's heap can be
+    too much in pieces for any large tensor.
+
     Side effects: everything is written into the directory; outside it only decoded frames, into the
     cache's directory if the configuration names one.
     """
@@ -83,17 +86,11 @@ def execute(path: Path) -> int:
 def _guarded(run: RunDirectory, events: EventLog) -> int:
     """Do the work and turn what a person can act on into a ``failed`` event."""
     try:
-        finished = _execute(run, events)
+        return _execute(run, events)
     except _EXPLAINED as error:
         events.write("failed", **_explain(error))
         logger.exception("the run failed")
         return EXIT_FAILED
-    if finished:
-        bundle = run.bundle.name if run.bundle.exists() else None
-        events.write("finished", bundle=bundle, report=run.report.name)
-    else:
-        events.write("cancelled")
-    return EXIT_OK
 
 
 _EXPLAINED = (TrainingError, ModelsError, DataError, NormError)
@@ -114,35 +111,47 @@ def _explain(error: Exception) -> dict[str, str | None]:
     return {"code": "norm_refused", "detail": str(error), "hint": "see docs/norm.md"}
 
 
-def _execute(run: RunDirectory, events: EventLog) -> bool:
-    """Do the work, and go on with less memory where it runs out and the configuration allows it."""
+def _execute(run: RunDirectory, events: EventLog) -> int:
+    """Do the work, or take a step down where memory runs out and the configuration allows it."""
     checkpoint, damaged = _latest_checkpoint(run)
-    step = checkpoint["state"]["step"] if checkpoint else None
-    events.write("started", pid=os.getpid(), resumed_from_step=step)
+    events.write("started", pid=os.getpid(), resumed_from_step=_step_of(checkpoint))
     for name in damaged:
         events.warning("checkpoint_damaged", f"{name} does not match its digest and was skipped")
     config = read_config(run.config)
     with events.heartbeats():
         plan = MemoryPlan(run, config, events)
-        while True:
-            try:
-                finished = _attempt(run, plan, events, checkpoint)
-                break
-            except _MAY_BE_MEMORY as error:
-                if not is_out_of_memory(error):
-                    raise
-                logger.exception("memory ran out")
-                said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-                in_look = isinstance(error, LookRanOut)
-            # Outside the handler, whose error holds the tensors of the step that failed.
+        short = None
+        try:
+            finished = _attempt(run, plan, events, checkpoint)
+        except _MAY_BE_MEMORY as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.exception("memory ran out")
+            short = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            in_look = isinstance(error, LookRanOut)
+        # Outside the handler, whose error holds the tensors of the step that failed.
+        if short is not None:
             release_memory()
-            checkpoint, _ = _latest_checkpoint(run)
-            step = checkpoint["state"]["step"] if checkpoint else 0
+            step = _step_of(_latest_checkpoint(run)[0]) or 0
             where = " while whole frames were looked at" if in_look else ""
-            because = f"memory ran out{where} ({said}); back to step {step}"
+            because = f"memory ran out{where} ({short}); back to step {step}"
             plan.step_down(because, step, looking=in_look)
+            return EXIT_AGAIN
+    _tell_end(run, events, finished=finished)
+    return EXIT_OK
+
+
+def _step_of(checkpoint: dict[str, Any] | None) -> int | None:
+    return checkpoint["state"]["step"] if checkpoint else None
+
+
+def _tell_end(run: RunDirectory, events: EventLog, *, finished: bool) -> None:
     shutil.rmtree(run.decoded, ignore_errors=True)
-    return finished
+    if finished:
+        bundle = run.bundle.name if run.bundle.exists() else None
+        events.write("finished", bundle=bundle, report=run.report.name)
+    else:
+        events.write("cancelled")
 
 
 def _attempt(
@@ -316,7 +325,7 @@ def _tell_point(point: OperatingPoint, events: EventLog) -> None:
 
 
 def _has_resumed(run: RunDirectory) -> bool:
-    return any(event.get("resumed_from_step") for event in read_events(run.events))
+    return [event["kind"] for event in read_events(run.events)].count("started") > 1
 
 
 def _training_summary(loop: TrainingLoop) -> dict[str, Any]:

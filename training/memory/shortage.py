@@ -63,8 +63,19 @@ def return_free_pages() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def _drop_failed_backward() -> None:
+    """Let go of the graph of a backward pass that failed halfway on this thread.
+
+    PyTorch keeps the nodes that were next in the thread's queue, and through them every activation
+    of the step; only another backward pass drops them, and it does so first, since nodes whose pass
+    is over come to the front of the queue (``ReadyQueue`` in ``torch/csrc/autograd/engine.cpp``).
+    """
+    torch.ones((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
+
+
 def release_memory() -> None:
     """Give back all that nothing refers to any more, on the device too."""
+    _drop_failed_backward()
     gc.collect()
     return_free_pages()
     if torch.cuda.is_available():

@@ -11,7 +11,7 @@ import torch
 from data import Manifest, SplitSpec, assign_splits, import_folder
 from data.synthetic import write_dataset
 from models.tiling import TILING_TOLERANCE
-from tests.training_runs import CLASSES, make_run
+from tests.training_runs import CLASSES, finish_short_of_memory, make_run
 from training.config import read_config
 from training.errors import ConfigError, OutOfMemory
 from training.eval_forward import EvalForward
@@ -34,6 +34,8 @@ MODEL: dict[str, Any] = {
 }
 CROPS: dict[str, Any] = {"mode": "crop", "height_px": 64, "width_px": 64}
 HEIGHT_PX, WIDTH_PX = 640, 768
+# A step on windows needs some 25 MB, a look at frames of 1280x1024 some 400 MB.
+LEFT_BYTES = 250_000_000
 
 
 def draw_frames(root: Path, *, width_px: int, height_px: int) -> Path:
@@ -139,6 +141,18 @@ def test_whole_frames_that_do_not_fit_are_looked_at_in_tiles_and_the_report_says
     (failed,) = of_kind(refused, "failed")
     assert failed["code"] == "does_not_fit"
     assert "allow 'tiles' in memory.ladder" in failed["hint"]
+
+
+@pytest.mark.slow
+def test_a_run_whose_memory_runs_out_in_a_look_goes_on_in_tiles(tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    large = draw_frames(tmp_path / "frames", width_px=1280, height_px=1024)
+    run = small_run(tmp_path / "run", large, recalibration=None, checkpoint_every_s=0)
+    assert finish_short_of_memory(run, LEFT_BYTES) == 0, (run.path / "log.txt").read_text()
+    rungs = json.loads(run.report.read_text())["memory"]["rungs"]
+    assert {rung["rung"] for rung in rungs} == {"tiles"}
+    assert all("while whole frames were looked at" in rung["because"] for rung in rungs)
+    assert rungs[-1]["step"] == 1
 
 
 def plan_of(run: RunDirectory, events: EventLog, reason: str | None) -> MemoryPlan:

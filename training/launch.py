@@ -26,6 +26,7 @@ from models import resolve_device
 from training.config import RunConfig
 from training.events import EventLog
 from training.exit_status import EXIT_FAILED, EXIT_RANK_DIED
+from training.memory.shortage import OUT_OF_MEMORY, is_out_of_memory
 from training.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def all_ranks(
 
     Side effects: a process group, until the block ends; on a CPU the threads are shared among the
     processes. When another process dies, this one ends at once, with `EXIT_RANK_DIED`, or with
-    `EXIT_FAILED` and a ``failed`` event if the other one said why.
+    `EXIT_FAILED` and a ``failed`` event if the other one said why, unless that is its memory.
     """
     if config.devices == 1:
         yield Ranks()
@@ -72,12 +73,11 @@ def all_ranks(
         yield _join(config, 0, store)
         dist.barrier()
         others.dismiss()
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
-        # A connection that broke: the death of another process is on its way to the watcher, which
-        # then ends this one.
-        others.wait_for_death()
+    except RuntimeError as error:
+        # Otherwise a connection broke: the death of another process is on its way to the watcher,
+        # which then ends this one.
+        if not is_out_of_memory(error):
+            others.wait_for_death()
         raise
     finally:
         others.end()
@@ -145,8 +145,10 @@ class _Others:
         # What is wrong for all of them this process finds itself, and says so in its own words.
         if explanation is not None and self._ending.wait(OWN_WORDS_S):
             return
-        if explanation is not None:
-            self._events.write("failed", **explanation)
+        # With less memory the run goes on, once it is started again.
+        failed = explanation if explanation and explanation["code"] != OUT_OF_MEMORY else None
+        if failed is not None:
+            self._events.write("failed", **failed)
         else:
             self._events.warning(
                 "rank_died",
@@ -155,7 +157,7 @@ class _Others:
             )
         for other, _ in self._processes:
             other.kill()
-        os._exit(EXIT_RANK_DIED if explanation is None else EXIT_FAILED)
+        os._exit(EXIT_RANK_DIED if failed is None else EXIT_FAILED)
 
     def wait_for_death(self) -> None:
         """Give the watcher time to notice a death that has broken a connection already."""

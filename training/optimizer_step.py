@@ -12,6 +12,7 @@ from norm import RankStatistics
 from training.batches import TaskBatch
 from training.errors import diverged
 from training.memory.checkpointing import checkpointed
+from training.memory.shortage import is_out_of_memory
 from training.ranks import Ranks
 
 ALONE = Ranks()
@@ -156,7 +157,8 @@ def take_step(
 
     Raises:
         DivergedError: The loss or the gradient is no number.
-        torch.OutOfMemoryError: A micro-batch does not fit the device, or that of another rank.
+        RuntimeError: A micro-batch does not fit the device, or that of another rank
+            (`is_out_of_memory`).
     """
     effects = ForwardEffects(learner.network, learner.device) if undoable else None
     statistics = RankStatistics.of(learner.network) if ranks.count > 1 else None
@@ -186,13 +188,13 @@ def _accumulate_together(
     learner: Learner, batches: Sequence[TaskBatch], weight: float, ranks: Ranks
 ) -> float:
     """Leave the gradient of the step's loss with the parameters, on all ranks; return the loss."""
-    failure: torch.OutOfMemoryError | None = None
+    failure: RuntimeError | None = None
     loss = 0.0
     try:
         loss = _accumulate(learner, batches, weight)
-    except torch.OutOfMemoryError as error:
-        # The others wait in a forward pass of theirs, and there is no telling them.
-        if ranks.lockstep:
+    except RuntimeError as error:
+        # In lockstep the others wait in a forward pass of theirs, and there is no telling them.
+        if ranks.lockstep or not is_out_of_memory(error):
             raise
         failure = error
     if ranks.any(failure is not None):

@@ -36,7 +36,9 @@ from training.launch import all_ranks
 from training.loop import TrainingLoop
 from training.loop_state import LoopState
 from training.memory.plan import MemoryPlan
+from training.memory.short_rank import ShortRank, leave_short_rank
 from training.memory.shortage import (
+    OUT_OF_MEMORY,
     LookRanOut,
     is_out_of_memory,
     looking,
@@ -105,9 +107,6 @@ def _explain(error: Exception) -> dict[str, str | None]:
         return {"code": error.code, "detail": f"{place}: {error.detail}", "hint": error.hint}
     if isinstance(error, TrainingError | ModelsError):
         return {"code": error.code, "detail": error.detail, "hint": error.hint}
-    if isinstance(error, torch.OutOfMemoryError):
-        hint = "use batch_size 1, a smaller encoder, or resolution mode crop"
-        return {"code": "out_of_memory", "detail": str(error), "hint": hint}
     return {"code": "norm_refused", "detail": str(error), "hint": "see docs/norm.md"}
 
 
@@ -127,7 +126,7 @@ def _execute(run: RunDirectory, events: EventLog) -> int:
             if not is_out_of_memory(error):
                 raise
             logger.exception("memory ran out")
-            short = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            short = _first_line(error)
             in_look = isinstance(error, LookRanOut)
         # Outside the handler, whose error holds the tensors of the step that failed.
         if short is not None:
@@ -139,6 +138,10 @@ def _execute(run: RunDirectory, events: EventLog) -> int:
             return EXIT_AGAIN
     _tell_end(run, events, finished=finished)
     return EXIT_OK
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _step_of(checkpoint: dict[str, Any] | None) -> int | None:
@@ -204,8 +207,10 @@ def _be_other_rank(path: Path, config: RunConfig, ranks: Ranks) -> dict[str, str
     """Train along with the first rank; return why it failed, if it did.
 
     The first one writes only when all ranks have read, so they all go on from the same checkpoint.
+    Where memory runs out on this rank alone, the run's next program steps down for it.
     """
     run, events = RunDirectory(path), SilentEventLog()
+    loop: TrainingLoop | None = None
     try:
         cache = open_cache(config, run, events)
         prepared = prepare(config, events, cache, rank=ranks.rank)
@@ -217,10 +222,15 @@ def _be_other_rank(path: Path, config: RunConfig, ranks: Ranks) -> dict[str, str
             loop.resume(checkpoint)
         with Progress(events, epochs_total=0, drawn=False) as progress:
             loop.train(progress)
-    except (*_EXPLAINED, torch.OutOfMemoryError) as error:
-        # Only the first rank steps down the ladder: a device that is smaller than its is refused.
+    except (*_EXPLAINED, *_MAY_BE_MEMORY) as error:
         logger.exception("the rank failed")
-        return _explain(error)
+        if is_out_of_memory(error):
+            step = 0 if loop is None else loop.state.step
+            leave_short_rank(run.short_rank, ShortRank(ranks.rank, step, _first_line(error)))
+            return {"code": OUT_OF_MEMORY, "detail": str(error), "hint": None}
+        if isinstance(error, _EXPLAINED):
+            return _explain(error)
+        raise
     return None
 
 

@@ -86,6 +86,11 @@ class RunDirectory:
         return self.path / "step_in_flight.json"
 
     @property
+    def short_rank(self) -> Path:
+        """Left behind by a process other than the first whose memory ran out."""
+        return self.path / "short_rank.json"
+
+    @property
     def cancel_requested(self) -> bool:
         """Whether somebody asked the run to stop."""
         return (self.path / "requests" / "cancel").exists()

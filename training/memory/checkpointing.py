@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from models import Preprocessing
+from norm import CrossIterationBatchNorm2d
 from training.config import RunConfig
 
 # What a module keeps is compared on a frame of so many strides a side, large enough that
@@ -203,6 +204,10 @@ def recomputed_modules(
     traced = network.get_submodule(prefix.rstrip("."))
     with torch.random.fork_rng([]):
         copied = copy.deepcopy(traced).cpu().train()
+        for layer in copied.modules():
+            if isinstance(layer, CrossIterationBatchNorm2d):
+                # Each rank looks when it comes to it, and would wait for the others.
+                layer.ranks = "separate"
         side_px = SMALL_FRAME_STRIDES * preprocessing.stride_px
         images = torch.randn(1, preprocessing.in_channels, side_px, side_px)
         chosen = choose_modules(record_saved_bytes(copied, lambda: copied(images)))

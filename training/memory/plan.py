@@ -21,7 +21,8 @@ from training.memory.fitting import (
 )
 from training.memory.ladder import CONSEQUENCES, LargestFrames, next_rung
 from training.memory.limits import forget_peak, peak_bytes
-from training.memory.shortage import is_out_of_memory
+from training.memory.short_rank import take_short_rank
+from training.memory.shortage import OUT_OF_MEMORY, is_out_of_memory
 from training.memory.step_in_flight import take_trace
 from training.preparation import Prepared, prepare
 from training.run_directory import RunDirectory
@@ -109,7 +110,7 @@ class MemoryPlan:
         found = self._next_rung(looking=looking)
         if found is None:
             raise OutOfMemory(
-                "out_of_memory",
+                OUT_OF_MEMORY,
                 f"{because}, and there is nothing left to give up",
                 hint=self._look_hint() if looking else _HINT,
             )
@@ -119,6 +120,8 @@ class MemoryPlan:
         self.content.pop("died_in_step", None)
         self._save()
         self._tell(taken)
+        # All ranks run out in the same step, as likely as not: one step down is for all of them.
+        self._run.short_rank.unlink(missing_ok=True)
         # The peak that is compared with the estimate is that of what is tried now.
         forget_peak()
 
@@ -150,7 +153,11 @@ class MemoryPlan:
 
     def _judge_predecessor(self) -> None:
         """Step down if the program before this one seems to have died of a lack of memory."""
+        short = take_short_rank(self._run.short_rank)
         trace = take_trace(self._run.step_in_flight)
+        if short is not None:
+            self.step_down(f"memory ran out on rank {short.rank} ({short.said})", short.step)
+            return
         if trace is None or "frame" not in self.content:
             return
         if trace.looking:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
+# The code of errors that tell of it.
+OUT_OF_MEMORY = "out_of_memory"
 # What PyTorch's CPU allocator, oneDNN, OpenCV and CUDA's libraries say when memory is out;
 # the exceptions themselves are plain RuntimeErrors and cv2.errors.
 _TOLD = re.compile(

@@ -1,6 +1,7 @@
 """A run on several devices: the curve of one that accumulates, and one death ends them all."""
 
 import json
+import resource
 import signal
 import subprocess
 import time
@@ -13,7 +14,7 @@ import torch
 
 from tests.training_runs import finish, kinds, make_run, start, wait_for_step, weights
 from training.events import read_events
-from training.exit_status import EXIT_FAILED, EXIT_RANK_DIED
+from training.exit_status import EXIT_FAILED, EXIT_OK, EXIT_RANK_DIED
 from training.run import execute
 from training.run_directory import RunDirectory
 
@@ -75,6 +76,54 @@ def test_two_processes_give_the_curve_of_one_that_accumulates_and_survive_any_de
         torch.testing.assert_close(weights(shared)[name], tensor, rtol=1e-4, atol=1e-5)
     training = json.loads(shared.report.read_text())["training"]
     assert (training["devices"], training["images_per_step"], training["steps"]) == (2, 2, 14)
+
+
+def data_bytes(process: psutil.Process) -> int:
+    """What a program holds of what the kernel's limit on its data counts."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return 1024 * int(status.split("VmData:")[1].split()[0])
+
+
+def finish_with_a_short_rank(run: RunDirectory) -> int:
+    """Run; once it trains, the kernel leaves the second rank too little for a step."""
+    process = start(run)
+    wait_for_step(run, 2)
+    (other,) = other_ranks(process)
+    held = []
+    for _ in range(100):
+        held.append(data_bytes(other))
+        time.sleep(0.01)
+    # A batch of eight frames holds some 100 MB of activations.
+    limit = min(held) + 15_000_000
+    resource.prlimit(other.pid, resource.RLIMIT_DATA, (limit, limit))
+    return process.wait(timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("norm", "status", "because"),
+    [
+        ({"kind": "bn"}, EXIT_OK, "memory ran out (the device of another rank ran out of memory)"),
+        ({"kind": "cbn", "ranks": "pooled"}, EXIT_RANK_DIED, "memory ran out on rank 1 ("),
+    ],
+)
+def test_a_rank_that_runs_out_of_memory_makes_the_run_step_down(
+    tmp_path: Path,
+    frames: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    norm: dict[str, Any],
+    status: int,
+    because: str,
+) -> None:
+    # Blocks that are given back at once: between steps a program holds what it always does.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")
+    eight: dict[str, Any] = {"devices": 2, "batch_size": 8, "norm": norm}
+    run = make_run(tmp_path / "run", frames, **eight, budget={"max_steps": 60, "max_epochs": 100})
+    assert finish_with_a_short_rank(run) == status
+    if status == EXIT_RANK_DIED:
+        assert finish(run) == EXIT_OK
+    (rung,) = json.loads(run.report.read_text())["memory"]["rungs"]
+    assert rung["rung"] == "activation_checkpointing"
+    assert rung["because"].startswith(because)
 
 
 @pytest.mark.parametrize(

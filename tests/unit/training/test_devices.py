@@ -91,7 +91,7 @@ def finish_with_a_short_rank(run: RunDirectory) -> int:
     (other,) = other_ranks(process)
     held = []
     # The first rank looks at calibration frames after each step, and this one waits empty-handed.
-    for _ in range(100):
+    for _ in range(200):
         held.append(data_bytes(other))
         time.sleep(0.01)
     # A batch of eight frames holds some 100 MB of activations.

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,18 @@ CLASSES = ("scratch", "pit", "stain")
 # The training program; the kernel leaves it so many bytes beside what it holds as its first step
 # begins, and a program that takes its place no more than that.
 _SHORT_OF_MEMORY = """
-import resource, runpy, sys
+import os, resource, runpy, sys
 from pathlib import Path
 from segmentation_models_pytorch.base import SegmentationModel
 from torch.nn.modules.module import register_module_forward_pre_hook
+from tests.training_runs import data_bytes
 from training.events import read_events
 from training.run_directory import RunDirectory
 run, left_bytes = RunDirectory(Path(sys.argv[1])), int(sys.argv.pop())
 def shorten(module, inputs):
     stages = [event.get("stage") for event in read_events(run.events)]
     if isinstance(module, SegmentationModel) and "running" in stages:
-        status = Path("/proc/self/status").read_text()
-        limit = 1024 * int(status.split("VmData:")[1].split()[0]) + left_bytes
+        limit = data_bytes(os.getpid()) + left_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         hook.remove()
 if resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY:
@@ -60,14 +60,19 @@ def make_run(directory: Path, frames: Path, **changes: Any) -> RunDirectory:
 
 
 def start(run: RunDirectory) -> subprocess.Popen[bytes]:
+    return _start(run, ["-m", "training", str(run.path)])
+
+
+def _start(
+    run: RunDirectory, arguments: Sequence[str], **environment: str
+) -> subprocess.Popen[bytes]:
     with (run.path / "log.txt").open("ab") as log:
-        # One thread: sums of floats in a fixed order, whatever else the machine does.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            [sys.executable, "-m", "training", str(run.path)],
+            [sys.executable, *arguments],
             stdout=log,
             stderr=log,
-            env=environment,
+            # One thread: sums of floats in a fixed order, whatever else the machine does.
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )
 
 
@@ -77,12 +82,15 @@ def finish(run: RunDirectory) -> int:
 
 def finish_short_of_memory(run: RunDirectory, left_bytes: int) -> int:
     """Run with so many bytes beside what the program holds as its first step begins."""
+    arguments = ["-c", _SHORT_OF_MEMORY, str(run.path), str(left_bytes)]
     # Blocks that are given back at once, so that what is held does not depend on what was.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
-    command = [sys.executable, "-c", _SHORT_OF_MEMORY, str(run.path), str(left_bytes)]
-    with (run.path / "log.txt").open("ab") as log:
-        program = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        return program.wait(timeout=500)
+    return _start(run, arguments, MALLOC_MMAP_THRESHOLD_="131072").wait(timeout=500)
+
+
+def data_bytes(pid: int) -> int:
+    """What a program holds of what the kernel's limit on its data counts."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(status.split("VmData:")[1].split()[0])
 
 
 def kinds(run: RunDirectory) -> list[str]:

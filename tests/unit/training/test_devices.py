@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from tests.training_runs import finish, kinds, make_run, start, wait_for_step, weights
+from tests.training_runs import data_bytes, finish, kinds, make_run, start, wait_for_step, weights
 from training.events import read_events
 from training.exit_status import EXIT_FAILED, EXIT_OK, EXIT_RANK_DIED
 from training.run import execute
@@ -78,12 +78,6 @@ def test_two_processes_give_the_curve_of_one_that_accumulates_and_survive_any_de
     assert (training["devices"], training["images_per_step"], training["steps"]) == (2, 2, 14)
 
 
-def data_bytes(process: psutil.Process) -> int:
-    """What a program holds of what the kernel's limit on its data counts."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return 1024 * int(status.split("VmData:")[1].split()[0])
-
-
 def finish_with_a_short_rank(run: RunDirectory) -> int:
     """Run; once it trains, the kernel leaves the second rank too little for a step."""
     process = start(run)
@@ -92,10 +86,10 @@ def finish_with_a_short_rank(run: RunDirectory) -> int:
     held = []
     # The first rank looks at calibration frames after each step, and this one waits empty-handed.
     for _ in range(200):
-        held.append(data_bytes(other))
+        held.append(data_bytes(other.pid))
         time.sleep(0.01)
-    # A batch of eight frames holds some 100 MB of activations.
-    limit = min(held) + 15_000_000
+    # A batch of eight frames holds some 100 MB of activations; what is done between steps, a few.
+    limit = min(held) + 45_000_000
     resource.prlimit(other.pid, resource.RLIMIT_DATA, (limit, limit))
     return process.wait(timeout=300)
 

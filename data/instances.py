@@ -161,6 +161,13 @@ def visible_boxes(instances: Instances, *, min_visible_share: float) -> tuple[Vi
     return tuple(boxes)
 
 
+def boxes_of_labels(
+    labels: AnyLabels, width: int, height: int, classes: Sequence[str], root: Path | None
+) -> tuple[VisibleBox, ...]:
+    """Return the boxes of all of a frame's defects as they are labelled; see `draw_instances`."""
+    return visible_boxes(draw_instances(labels, width, height, classes, root), min_visible_share=0)
+
+
 def _pieces(shape: NDArray[np.bool_]) -> Iterator[tuple[Place, int]]:
     """Yield the bounding place and the pixels of each piece of a defect, (H, W) bool."""
     marked = shape.astype(np.uint8)

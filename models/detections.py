@@ -72,11 +72,23 @@ def frame_detections(
     with _finite_outputs(network):
         (answer,) = network([tensor.to(device)])
     order = answer["scores"].argsort(descending=True, stable=True)
+    seen: tuple[int, int] = (tensor.shape[1], tensor.shape[2])
+    boxes = answer["boxes"][order].float().cpu().numpy()
     return Detections(
-        boxes=answer["boxes"][order].float().cpu().numpy(),
+        boxes=scale_boxes(boxes, seen, (pixels.shape[0], pixels.shape[1])),
         scores=answer["scores"][order].float().cpu().numpy(),
         classes=(answer["labels"][order] - label_offset(spec)).cpu().numpy(),
     ), notes
+
+
+def scale_boxes(
+    boxes: NDArray[np.float32], size: tuple[int, int], other: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return boxes (M, 4) of a frame of one height and width as those of the frame at another."""
+    if size == other:
+        return boxes
+    down, across = other[0] / size[0], other[1] / size[1]
+    return boxes * np.array((across, down, across, down), np.float32)
 
 
 @contextmanager

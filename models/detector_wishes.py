@@ -7,7 +7,6 @@ def check_detector_wishes(
     architecture: str,
     loss: LossSpec,
     *,
-    resolution: str,
     asks_escape: bool,
     devices: int,
     asks_tiles: bool,
@@ -17,7 +16,6 @@ def check_detector_wishes(
     Args:
         architecture: The detector's.
         loss: The one that is asked for.
-        resolution: Its mode.
         asks_escape: Whether a bound on escapes is.
         devices: Processes that share a step.
         asks_tiles: Whether frames are to be looked at in tiles.
@@ -25,10 +23,6 @@ def check_detector_wishes(
     Raises:
         ValueError: With the remedy.
     """
-    if resolution not in ("native", "crop"):
-        raise ValueError(
-            f"resolution {resolution!r} is for segmentation; a detector takes native or crop"
-        )
     if asks_escape:
         raise ValueError("no bound on escapes is proven for a detector; leave escape out")
     if asks_tiles:

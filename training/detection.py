@@ -19,6 +19,7 @@ from models import (
     frame_to_tensor,
     label_offset,
 )
+from models.detections import scale_boxes
 from training.average_precision import average_precision, labelled_boxes
 from training.detection_evaluation import judge_frames
 from training.errors import diverged
@@ -163,6 +164,11 @@ class DetectionTask:
         """Return frames and the boxes of their defects; a frame without one has none."""
         images = tuple(frame_to_tensor(frame.pixels, self._preprocessing)[0] for frame in frames)
         truth = [labelled_boxes(frame, self._classes) for frame in frames]
+        # A model of resized frames has them resized here, after they were varied; boxes follow.
+        boxes = tuple(
+            scale_boxes(labelled.boxes, _size(frame.pixels), (image.shape[1], image.shape[2]))
+            for frame, labelled, image in zip(frames, truth, images, strict=True)
+        )
         stride_px = self._preprocessing.stride_px
         height, width = (
             -(-max(image.shape[axis] for image in images) // stride_px) * stride_px
@@ -172,7 +178,7 @@ class DetectionTask:
         own = sum(image.shape[1] * image.shape[2] for image in images)
         return DetectionBatch(
             images=images,
-            boxes=tuple(torch.from_numpy(labelled.boxes) for labelled in truth),
+            boxes=tuple(torch.from_numpy(of_frame) for of_frame in boxes),
             labels=tuple(torch.from_numpy(labelled.classes) + offset for labelled in truth),
             padding_px=len(images) * height * width - own,
         )
@@ -184,3 +190,7 @@ class DetectionTask:
         scores = average_precision(judged, self._classes, max_detections=self._max_detections)
         by_class = {name: entry["ap50"] for name, entry in scores["classes"].items()}
         return Look(self.score_name, scores["ap50"], by_class)
+
+
+def _size(pixels: Pixels) -> tuple[int, int]:
+    return pixels.shape[0], pixels.shape[1]

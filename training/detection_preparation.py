@@ -3,7 +3,7 @@
 import numpy as np
 
 from data import BoxSpec, FrameDataset, Item, Manifest
-from data.instances import draw_instances, visible_boxes
+from data.instances import boxes_of_labels
 from data.labels import BoxLabels
 from models import DetectionSpec, ModelSpec
 from training.config import RunConfig
@@ -58,9 +58,9 @@ def settle_detector(
     if architecture == "fcos" and narrow:
         events.warning(
             "boxes_below_stride",
-            f"{narrow} of {len(sides)} measured boxes are narrower than {stride_px} px, the finest "
-            "stride: fcos learns a box only where one of its places falls into it; fasterrcnn and "
-            "retinanet learn every box",
+            f"{narrow} of {len(sides)} measured boxes are narrower than {stride_px} px as the "
+            "network sees them, the finest stride: fcos learns a box only where one of its places "
+            "falls into it; fasterrcnn and retinanet learn every box",
         )
     return model.model_copy(update={"detection": detection})
 
@@ -68,17 +68,20 @@ def settle_detector(
 def box_sides_px(
     items: tuple[Item, ...], manifest: Manifest, config: RunConfig
 ) -> list[tuple[float, float]]:
-    """Return width and height of the labelled boxes in evenly spread frames with defects."""
+    """Return width and height of the labelled boxes in evenly spread frames with defects.
+
+    They are those that the network sees, in pixels of the resized frame where frames are resized.
+    """
+    factor = config.resize_factor
     defective = [item for item in items if item.is_defective]
     count = min(len(defective), MEASURED_DEFECTIVE_FRAMES)
     places = np.unique(np.linspace(0, len(defective) - 1, count).round().astype(int))
     sides: list[tuple[float, float]] = []
     for item in (defective[int(place)] for place in places):
-        instances = draw_instances(
+        boxes = boxes_of_labels(
             item.labels, item.width, item.height, manifest.classes, config.data.root
         )
-        boxes = visible_boxes(instances, min_visible_share=0)
-        sides += [(float(box.width), float(box.height)) for box in boxes]
+        sides += [(box.width * factor, box.height * factor) for box in boxes]
     return sides
 
 

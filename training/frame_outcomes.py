@@ -29,9 +29,11 @@ class DefectOutcome:
 
     Attributes:
         class_name: Its class.
-        area_px: Native pixels.
-        short_side_px: Of the rectangle of least area around it: what a scratch is narrow by.
-        found: Whether a reported region of its class shares a pixel with it.
+        area_px: Native pixels; of a detector, those of its box.
+        short_side_px: Of the rectangle of least area around it: what a scratch is narrow by.  Of a
+            detector, its box's.
+        found: Whether a reported region of its class shares a pixel with it; of a detector, whether
+            a reported box of its class matches it.
     """
 
     class_name: str
@@ -48,9 +50,10 @@ class FrameOutcome:
         name: The item's.
         group: Its part, lot or specimen; None if frames were not grouped.
         defective: Whether a defect is labelled.
-        rejected: Whether a region was reported.
-        pixels: True positive, false positive and false negative pixels of any class.
-        false_regions: Reported regions that touch no labelled defect of their class.
+        rejected: Whether a region or a box was reported.
+        pixels: True positive, false positive and false negative pixels of any class; None of a
+            detector.
+        false_regions: Reported regions or boxes that are no labelled defect of their class.
         defects: In the order of the classes, then of the labels.
     """
 
@@ -58,7 +61,7 @@ class FrameOutcome:
     group: str | None
     defective: bool
     rejected: bool
-    pixels: tuple[int, int, int]
+    pixels: tuple[int, int, int] | None
     false_regions: int
     defects: tuple[DefectOutcome, ...]
 

@@ -17,6 +17,7 @@ from models.cuda_graphs import exact_convolutions
 from models.part_scores import PartScores
 from norm import FoldReport
 from training.baselines import trivial_baselines
+from training.box_outcomes import box_outcomes
 from training.detection import EvalDetector
 from training.detection_evaluation import (
     choose_box_thresholds,
@@ -31,7 +32,7 @@ from training.frame_outcomes import FrameOutcome, OutcomeRecorder
 from training.gallery import Gallery
 from training.judged_boxes import BoxFindings
 from training.part_scores import PartScorer
-from training.performance import TimedModel
+from training.performance import StopWatch, TimedDetector, TimedModel
 from training.preparation import Prepared
 
 PARITY_FRAMES = 3
@@ -48,8 +49,8 @@ class Judged:
         details: Curves, tables and what else the report tells of the test frames.
         baselines: What answers without training reach on the test frames.
         folding: What became of its normalization layers.
-        prediction: How many frames a second it judged, see `TimedModel`; None if not measured.
-        outcomes: What became of each test frame; None for a detector.
+        prediction: How many frames a second it judged, see `StopWatch`.
+        outcomes: What became of each test frame.
         part_scores: What other thresholds would rest on; None for a detector.
     """
 
@@ -59,8 +60,8 @@ class Judged:
     details: dict[str, Any]
     baselines: dict[str, Any]
     folding: FoldReport
-    prediction: dict[str, Any] | None = None
-    outcomes: tuple[FrameOutcome, ...] | None = None
+    prediction: dict[str, Any]
+    outcomes: tuple[FrameOutcome, ...]
     part_scores: PartScores | None = None
 
 
@@ -90,7 +91,7 @@ def judge_segmentation(
     point = choose_operating_point(frozen, calibration, classes, calibrated.add)
     if constraint is not None:
         point = certified_point(point, calibrated.parts(), lambda _: constraint)
-    timed = TimedModel(frozen)
+    watch = StopWatch()
     recorder = OutcomeRecorder(classes, point, prepared.test.items)
     tested = PartScorer(classes, parts_of(prepared.test), point)
 
@@ -99,7 +100,7 @@ def judge_segmentation(
         tested.add(frame, probabilities)
 
     judgement = judge(
-        timed,
+        TimedModel(frozen, watch),
         _frames_of(prepared.test)(),
         classes,
         point,
@@ -115,7 +116,7 @@ def judge_segmentation(
         details,
         baselines,
         frozen.fold_report,
-        timed.summary(),
+        watch.summary(),
         tuple(recorder.outcomes),
         PartScores(run_point=point, calibration=calibrated.parts(), test=tested.parts()),
     )
@@ -148,11 +149,22 @@ def judge_detector(
     parts = parts_of(prepared.test)
     worst = Gallery()
     tell = BoxFindings(worst, classes, point).add
-    tested = judge_frames(frozen, whole_frames(prepared.test), classes, parts, tell)
+    watch = StopWatch()
+    timed = TimedDetector(frozen, watch)
+    tested = judge_frames(timed, whole_frames(prepared.test), classes, parts, tell)
     figures = evaluate_detections(tested, classes, point, max_detections=limit)
     details = {**figures.details, "gallery": worst.write(gallery)}
     baselines = trivial_box_baselines(whole_frames(prepared.test), classes, max_detections=limit)
-    return Judged(parity, point, figures.metrics, details, baselines, frozen.fold_report)
+    return Judged(
+        parity,
+        point,
+        figures.metrics,
+        details,
+        baselines,
+        frozen.fold_report,
+        watch.summary(),
+        box_outcomes(tested, prepared.test.items, classes, point),
+    )
 
 
 def _segmentation_parity(

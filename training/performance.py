@@ -2,37 +2,37 @@
 
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import Pixels
+from models import Detections, Pixels
 from training.config import CropResolution, RunConfig
+from training.detection_evaluation import DetectionModel
 from training.evaluation import ProbabilityModel
 from training.loop_state import LoopState
 
 
-class TimedModel:
-    """Answers as the model does and notes how long it took.
+class StopWatch:
+    """Notes how long a model took for each frame.
 
-    The first frame warms the device up and is not timed unless it is the only one.
-
-    Args:
-        model: It answers with a NumPy array, so its work is done when it returns.
+    The first frame warms the device up and is not counted unless it is the only one.
     """
 
-    def __init__(self, model: ProbabilityModel) -> None:
-        self._model = model
+    def __init__(self) -> None:
         self._seconds: list[float] = []
 
-    def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
-        """Return what the model answers."""
+    @contextmanager
+    def frame(self) -> Iterator[None]:
+        """Time the block, at whose end the device has done its work."""
         begin = time.perf_counter()
-        answer = self._model.probabilities(pixels)
+        yield
         self._seconds.append(time.perf_counter() - begin)
-        return answer
 
     def summary(self) -> dict[str, Any]:
         """Return frames a second and over how many frames."""
@@ -41,6 +41,32 @@ class TimedModel:
             "frames_per_s": len(timed) / sum(timed) if timed else None,
             "frames_timed": len(timed),
         }
+
+
+@dataclass(frozen=True)
+class TimedModel:
+    """Answers with the probabilities that a model answers with, timed."""
+
+    model: ProbabilityModel
+    watch: StopWatch
+
+    def probabilities(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Return what the model answers."""
+        with self.watch.frame():
+            return self.model.probabilities(pixels)
+
+
+@dataclass(frozen=True)
+class TimedDetector:
+    """Answers with the boxes that a detector answers with, timed."""
+
+    model: DetectionModel
+    watch: StopWatch
+
+    def detections(self, pixels: Pixels) -> Detections:
+        """Return what the model answers."""
+        with self.watch.frame():
+            return self.model.detections(pixels)
 
 
 def training_speed(config: RunConfig, state: LoopState) -> dict[str, Any]:

@@ -1,20 +1,24 @@
 """Frames and labels at a smaller scale, for the comparison with full resolution alone.
 
-Frames are resized by the lines that serving uses (`models.resize_pixels`).  Labels go the way that
+Frames are resized by the lines that serving uses (`models.resize_pixels`).  Masks go the way that
 this module states, since a rule that takes the majority of each pixel's area loses a defect of one
-pixel in silence.  Only training sees resized labels: a model is always judged on native ones.
+pixel in silence; boxes keep their sides as fractions of a pixel.  Only training sees resized
+labels: a model is always judged on native ones.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data import Frame, Item, rasterize
+from data.instances import VisibleBox, boxes_of_labels
 from models import resize_pixels, resized_size
 from training.config import RunConfig
 from training.events import EventLog
@@ -31,9 +35,11 @@ class LabelFate:
     """What became of the labelled defects of one class.
 
     Attributes:
-        labelled: Connected regions of labelled pixels in native frames.
-        vanished: Those without a labelled pixel of their own once resized.
-        merged: Those that run together with another one of their class once resized.
+        labelled: Connected regions of labelled pixels in native frames; of a detector, boxes.
+        vanished: Those without a labelled pixel of their own once resized; of a detector, boxes
+            that are narrower than a pixel then.
+        merged: Those that run together with another one of their class once resized; boxes never
+            do.
     """
 
     labelled: int = 0
@@ -56,6 +62,7 @@ class ResizedLabels:
         factor: Sides of the resized frame, as a share of its own.
         frames_counted: Defective training frames that were looked at.
         frames_defective: All defective training frames.
+        labels: What was counted.
         by_class: What became of each class's defects in the frames looked at.
     """
 
@@ -63,6 +70,7 @@ class ResizedLabels:
     frames_counted: int
     frames_defective: int
     by_class: dict[str, LabelFate]
+    labels: Literal["regions", "boxes"] = "regions"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain dictionaries, ready for JSON."""
@@ -103,15 +111,25 @@ def _resize_plane(plane: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np
 def resize_frame(frame: Frame, factor: float) -> Frame:
     """Return a frame as training at this factor sees it; the frame itself at factor 1.
 
-    Raises:
-        ValueError: The frame has boxes, which belong to detection and are not resized.
+    Its boxes are those of the resized pixels that they touch, for who draws them: training itself
+    takes fractions of a pixel.
     """
-    size = resized_size(frame.mask.shape[0], frame.mask.shape[1], factor)
-    if size == frame.mask.shape[:2]:
+    height, width = frame.mask.shape[:2]
+    size = resized_size(height, width, factor)
+    if size == (height, width):
         return frame
-    if frame.boxes is not None:
-        raise ValueError("boxes are not resized")
-    return Frame(frame.name, resize_pixels(frame.pixels, size), resize_mask(frame.mask, size))
+    boxes = frame.boxes
+    if boxes is not None:
+        boxes = tuple(_touched(box, size[1] / width, size[0] / height) for box in boxes)
+    pixels = resize_pixels(frame.pixels, size)
+    return Frame(frame.name, pixels, resize_mask(frame.mask, size), boxes)
+
+
+def _touched(box: VisibleBox, across: float, down: float) -> VisibleBox:
+    left, top = math.floor(box.x * across), math.floor(box.y * down)
+    right = math.ceil((box.x + box.width) * across)
+    bottom = math.ceil((box.y + box.height) * down)
+    return replace(box, x=left, y=top, width=right - left, height=bottom - top)
 
 
 def label_fate(plane: NDArray[np.uint8], resized: NDArray[np.uint8]) -> LabelFate:
@@ -139,8 +157,17 @@ def label_fate(plane: NDArray[np.uint8], resized: NDArray[np.uint8]) -> LabelFat
     )
 
 
+def box_fates(boxes: Sequence[VisibleBox], factor: float) -> dict[str, LabelFate]:
+    """Count what became of the labelled boxes of one frame, class by class."""
+    fates: defaultdict[str, LabelFate] = defaultdict(LabelFate)
+    for box in boxes:
+        vanished = min(box.width, box.height) * factor < 1
+        fates[box.class_name] += LabelFate(labelled=1, vanished=int(vanished))
+    return fates
+
+
 def count_label_fates(
-    items: Sequence[Item], root: Path, classes: tuple[str, ...], factor: float
+    items: Sequence[Item], root: Path, classes: tuple[str, ...], factor: float, *, as_boxes: bool
 ) -> ResizedLabels:
     """Count over training frames, at most `MOST_COUNTED` of them, evenly spread.
 
@@ -149,6 +176,7 @@ def count_label_fates(
         root: Storage root.
         classes: The manifest's.
         factor: Below 1.
+        as_boxes: Whether a detector learns from them.
 
     Raises:
         DataError: A mask is missing, changed or damaged.
@@ -159,12 +187,27 @@ def count_label_fates(
     by_class = {name: LabelFate() for name in classes}
     for place in places:
         item = defective[int(place)]
-        mask = rasterize(item.labels, item.width, item.height, classes, root)
-        resized = resize_mask(mask, resized_size(item.height, item.width, factor))
-        for index, name in enumerate(classes):
-            plane = np.ascontiguousarray(mask[:, :, index])
-            by_class[name] += label_fate(plane, np.ascontiguousarray(resized[:, :, index]))
-    return ResizedLabels(factor, len(places), len(defective), by_class)
+        drawn = (item.labels, item.width, item.height, classes, root)
+        if as_boxes:
+            fates: Mapping[str, LabelFate] = box_fates(boxes_of_labels(*drawn), factor)
+        else:
+            mask = rasterize(*drawn)
+            resized = resize_mask(mask, resized_size(item.height, item.width, factor))
+            fates = _mask_fates(mask, resized, classes)
+        for name, fate in fates.items():
+            by_class[name] += fate
+    kind: Literal["regions", "boxes"] = "boxes" if as_boxes else "regions"
+    return ResizedLabels(factor, len(places), len(defective), by_class, kind)
+
+
+def _mask_fates(
+    mask: NDArray[np.uint8], resized: NDArray[np.uint8], classes: Sequence[str]
+) -> dict[str, LabelFate]:
+    fates = {}
+    for index, name in enumerate(classes):
+        planes = (np.ascontiguousarray(each[:, :, index]) for each in (mask, resized))
+        fates[name] = label_fate(*planes)
+    return fates
 
 
 def tell_resizing(
@@ -179,14 +222,16 @@ def tell_resizing(
         f"frames are resized by {factor:g} for the network, as resolution.mode asks; the model is "
         "judged on native frames and says so with each answer",
     )
-    counted = count_label_fates(items, config.data.root, classes, factor)
+    as_boxes = config.model.task == "detection"
+    counted = count_label_fates(items, config.data.root, classes, factor, as_boxes=as_boxes)
     events.write("resizing", **counted.as_dict())
+    what = "boxes are narrower than a pixel" if as_boxes else "defects vanish beside others"
     for name, fate in counted.by_class.items():
         if fate.vanished:
             events.warning(
                 "labels_vanish",
-                f"{name}: {fate.vanished} of {fate.labelled} labelled defects vanish beside "
-                f"others when resized by {factor:g} (in {counted.frames_counted} of "
-                f"{counted.frames_defective} defective training frames)",
+                f"{name}: {fate.vanished} of {fate.labelled} labelled {what} when resized by "
+                f"{factor:g} (in {counted.frames_counted} of {counted.frames_defective} defective "
+                "training frames)",
             )
     return counted

@@ -262,8 +262,7 @@ def _finish(
     tolerance = PARITY_TOLERANCE[prepared.device.type]
     judged = judge(prepared, bundle, tolerance, run.gallery, config.escape_constraint)
     _tell_point(judged.point, events)
-    if judged.outcomes is not None:
-        write_outcomes(run.test_frames, judged.outcomes)
+    write_outcomes(run.test_frames, judged.outcomes)
     metrics = judged.metrics
     for lacking in unsupported_figures(metrics):
         events.warning("test_frames_lack", lacking)
@@ -300,7 +299,7 @@ def _judged_summary(judged: Judged) -> dict[str, Any]:
         "operating_point": judged.point.model_dump(mode="json"),
         "parity": judged.parity,
         "folding": judged.folding.as_dict(),
-        "defects_found": None if judged.outcomes is None else defects_found(judged.outcomes),
+        "defects_found": defects_found(judged.outcomes),
     }
 
 

@@ -200,14 +200,11 @@ class Run:
 
 
 def plan_cells(sets: Sequence[str], norms: Sequence[str], profile: Profile) -> list[Cell]:
-    """Return every normalization on native pixels, and smaller frames under the product's own.
-
-    A detector is not trained on smaller frames.
-    """
+    """Return every normalization on native pixels, and smaller frames under the product's own."""
     cells = []
     for name in sets:
         cells += [Cell(name, norm, profile.unresized) for norm in norms]
-        if RESOLUTION_NORM in norms and SETS[name].task == "segmentation":
+        if RESOLUTION_NORM in norms:
             cells += [Cell(name, RESOLUTION_NORM, "half"), Cell(name, RESOLUTION_NORM, "quarter")]
     return cells
 

@@ -34,9 +34,12 @@ _JUDGED = (
     "Every arm is judged on the same native test frames and labels; each chose its thresholds on "
     "the calibration frames. The size of a defect is its short side."
 )
-_METHOD = (
-    "counts by an exact sign test, Dice by swapping units at random; intervals by drawing units "
-    "with replacement, rough where they are few."
+_COUNTS_TEST = "counts by an exact sign test"
+_DICE_TEST = ", Dice by swapping units at random"
+_INTERVALS = "; intervals by drawing units with replacement, rough where they are few."
+_BOXES = (
+    "A defect counts as found where a reported box of its class overlaps the labelled one by half "
+    "or more, intersection over union."
 )
 # A larger number is worse of these.
 _ERRORS: frozenset[Measure] = frozenset({"escape", "overkill"})
@@ -62,11 +65,15 @@ def notes(
 ) -> list[str]:
     """Return how it was compared and what limits it."""
     others = len(results) - 1
+    has_boxes = any(result.ap50 is not None for result in results.values())
+    tests = _COUNTS_TEST if has_boxes else _COUNTS_TEST + _DICE_TEST
     told = [
         _EQUAL[equal],
         _JUDGED,
-        f"Paired by {'part, lot or specimen' if grouped else 'frame'}: {_METHOD}",
+        f"Paired by {'part, lot or specimen' if grouped else 'frame'}: {tests}{_INTERVALS}",
     ]
+    if has_boxes:
+        told.append(_BOXES)
     if others > 0:
         limit = 0.05 / others
         told.append(

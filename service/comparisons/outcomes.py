@@ -63,6 +63,11 @@ class ArmOutcomes:
 
         return self._sum(count)
 
+    @property
+    def has_pixels(self) -> bool:
+        """Whether pixels were judged, which a detector has none of."""
+        return all(frame["pixels"] is not None for frame in self.frames)
+
     def pixels(self) -> Counts:
         """Return (U, 3): true positive, false positive and false negative pixels."""
         return self._sum(lambda frame: frame["pixels"])

@@ -56,7 +56,10 @@ class ArmResult(_Resource):
     frames: int
     escape: Rate
     overkill: Rate
-    dice: float | None
+    dice: float | None = Field(description="Null of a detector.")
+    ap50: float | None = Field(
+        description="Average precision at an overlap of 0.5; null of a segmentation network."
+    )
     recall: Rate
     recall_by_size: tuple[SizeRecall, ...]
     false_regions_per_frame: float

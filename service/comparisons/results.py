@@ -38,7 +38,8 @@ def arm_result(report: Mapping[str, Any], outcomes: ArmOutcomes) -> ArmResult:
         frames=len(outcomes.frames),
         escape=Rate(**metrics["escape"]),
         overkill=Rate(**metrics["overkill"]),
-        dice=metrics["pixels"]["any"]["dice"],
+        dice=metrics["pixels"]["any"]["dice"] if "pixels" in metrics else None,
+        ap50=metrics["boxes"]["ap50"] if "boxes" in metrics else None,
         recall=Rate(**found["all"]),
         recall_by_size=tuple(SizeRecall.model_validate(each) for each in found["by_size"]),
         false_regions_per_frame=false_regions / max(len(outcomes.frames), 1),
@@ -92,7 +93,8 @@ def _measures(
     for size in sizes if len(sizes) > 1 else ():
         place = {"from_px": size.from_px, "below_px": size.below_px}
         yield "defects", rate, ours.found(**place), theirs.found(**place), place
-    yield "dice", dice, ours.pixels(), theirs.pixels(), {}
+    if theirs.has_pixels:
+        yield "dice", dice, ours.pixels(), theirs.pixels(), {}
 
 
 def _pair(

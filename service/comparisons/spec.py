@@ -188,14 +188,6 @@ def _check_job(spec: ComparisonSpec) -> None:
 
 
 def _check_arms_stay_what_they_are(job: JobSpec) -> None:
-    if job.model.task == "detection":
-        raise InvalidRequest(
-            "comparison_of_detectors",
-            "resolutions are compared for segmentation alone; a detector is not trained on "
-            "resized frames",
-            where="/job/model/architecture",
-            hint="name a segmentation architecture, or compare jobs by hand",
-        )
     if job.resolution != NativeResolution():
         raise InvalidRequest(
             "resolution_is_the_arms",

@@ -92,3 +92,14 @@ def test_boxes_train_a_detector_that_is_deployed_and_inspects_frames(
     with pytest.raises(HairlineError) as no_mask:
         client.predict(files[0][1], deployment="line-1", include=["mask"])
     assert no_mask.value.code == "picture_not_available"
+
+    # Does full resolution pay?  Asked of the same boxes.
+    light = {**TINY, "budget": {"max_steps": 2}}
+    asked = client.create_comparison(version.id, arms=["native", "half"], equal="steps", job=light)
+    compared = client.wait_for_comparison(asked.id, timeout_s=300, poll_s=0.2)
+    assert [arm.status for arm in compared.arms] == ["succeeded", "succeeded"]
+    results = [arm.result for arm in compared.arms if arm.result]
+    assert all(result.ap50 is not None and result.dice is None for result in results)
+    assert results[0].recall.n == results[1].recall.n > 0
+    half = client.predict(files[0][1], model=compared.arms[1].model)
+    assert any("resized from 112x96 to 56x48 px" in warning for warning in half.warnings)

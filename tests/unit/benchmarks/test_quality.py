@@ -96,12 +96,10 @@ def test_a_run_that_is_cut_short_leaves_whole_seeds_and_the_longest_begin_first(
 
 
 @pytest.mark.parametrize("profile", [CROPS, NATIVE, CROPS.quick(), NATIVE.quick()])
-def test_a_detector_is_trained_on_sets_of_boxes_and_never_on_smaller_frames(
-    profile: Profile,
-) -> None:
+def test_a_detector_is_trained_on_sets_of_boxes_on_smaller_frames_too(profile: Profile) -> None:
     cells = plan_cells(["deeppcb", "hripcb"], NORMS, profile)
-    assert {cell.resolution for cell in cells} == {profile.unresized}
-    assert config_of(cells[0], profile, 1e6).model.task == "detection"
+    assert {cell.resolution for cell in cells} == {profile.unresized, "half", "quarter"}
+    assert {config_of(cell, profile, 1e6).model.task for cell in cells} == {"detection"}
 
 
 def test_the_budget_of_one_set_is_changed_without_the_others() -> None:

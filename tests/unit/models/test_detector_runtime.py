@@ -24,6 +24,8 @@ from models import (
     frame_candidates,
     freeze_bundle,
     load_bundle,
+    resize_pixels,
+    resized_size,
     write_bundle,
 )
 from models.detections import Candidates, find_boxed_defects
@@ -128,6 +130,31 @@ def test_the_verdict_follows_from_the_boxes_above_their_threshold() -> None:
     silent = FrozenDetector(trained("retinanet", threshold=1.0), "cpu").inspect(frame(75, 90))
     assert (silent.verdict, silent.defects) == ("OK", ())
     assert set(silent.timings_ms) == {"model", "postprocess"}
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.3])
+def test_a_detector_of_resized_frames_answers_in_pixels_of_the_frame_and_says_so(
+    factor: float,
+) -> None:
+    native, small = trained("retinanet", threshold=0.0), trained("retinanet", threshold=0.0)
+    preprocessing = native.info.preprocessing.model_copy(update={"resize_factor": factor})
+    info = native.info.model_copy(update={"preprocessing": preprocessing})
+    pixels = frame(175, 290)
+    size = resized_size(175, 290, factor)
+    # The same network on a frame that was resized by hand.
+    expected = FrozenDetector(small, "cpu").detections(resize_pixels(pixels[:, :, None], size))
+    model = FrozenDetector(Bundle(info=info, network=native.network), "cpu")
+    found = model.detections(pixels)
+    scale = np.array([290 / size[1], 175 / size[0]] * 2)
+    assert len(found) == len(expected) > 0
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_allclose(found.boxes, expected.boxes * scale, rtol=1e-6)
+    inspection = model.inspect(pixels)
+    assert any("frame resized from 290x175" in note for note in inspection.notes)
+    boxes = np.array([defect.box for defect in inspection.defects])
+    assert (boxes[:, 0] + boxes[:, 2] <= 290).all()
+    assert (boxes[:, 1] + boxes[:, 3] <= 175).all()
+    assert (boxes[:, 0] + boxes[:, 2]).max() > size[1]
 
 
 def test_a_frame_of_another_depth_is_refused() -> None:

@@ -16,7 +16,7 @@ from data.instances import draw_instances, visible_boxes
 from data.synthetic import write_dataset
 from models import FrozenDetector, freeze_bundle, load_bundle
 from training.config import read_config
-from training.detection import EvalDetector
+from training.detection import DetectionBatch, EvalDetector
 from training.errors import DivergedError
 from training.events import EventLog, read_events
 from training.exit_status import EXIT_FAILED, EXIT_OK
@@ -180,6 +180,46 @@ def test_the_report_and_the_bundle_tell_what_a_detector_was_trained_on_and_reach
     for told in ("retinanet with mobilenet_v3_small", "AP50:95", "was kept, AP50", "is a box"):
         assert told in page
     assert "pixel Dice" not in page
+
+
+def test_a_detector_of_resized_frames_learns_resized_boxes_and_is_judged_on_native_ones(
+    tmp_path: Path, frames: Path
+) -> None:
+    half: dict[str, Any] = {
+        "resolution": {"mode": "resized", "factor": 0.5},
+        "budget": {"max_epochs": 1},
+    }
+    run = make_run(tmp_path / "run", frames, **half)
+    events = EventLog(tmp_path / "events.jsonl")
+    prepared = prepare(read_config(run.config), events)
+    events.close()
+    shown = next(
+        frame for frame in (prepared.train.frame(i, epoch=0) for i in range(9)) if frame.boxes
+    )
+    batch = prepared.task.collate([shown])
+    assert isinstance(batch, DetectionBatch)
+    assert batch.images[0].shape == (1, 40, 48)
+    assert shown.boxes is not None
+    sides = [[box.width / 2, box.height / 2] for box in shown.boxes]
+    np.testing.assert_allclose((batch.boxes[0][:, 2:] - batch.boxes[0][:, :2]).numpy(), sides)
+
+    assert execute(run.path) == EXIT_OK
+    report = json.loads(run.report.read_text())
+    labels = report["training"]["resized_labels"]
+    assert (labels["labels"], labels["factor"]) == ("boxes", 0.5)
+    manifest = Manifest.read(frames / "boxes.jsonl")
+    native = [item for item in manifest.items if item.split == "test"]
+    lines = [json.loads(line) for line in run.test_frames.read_text().splitlines()]
+    assert [line["name"] for line in lines] == [item.name for item in native]
+    labelled = [
+        box for item in native if isinstance(item.labels, BoxLabels) for box in item.labels.boxes
+    ]
+    told = [defect["short_side_px"] for line in lines for defect in line["defects"]]
+    assert sorted(told) == sorted(min(box.width, box.height) for box in labelled)
+    assert report["defects_found"]["all"]["n"] == len(labelled)
+    assert report["performance"]["prediction"]["frames_timed"] > 0
+    model = freeze_bundle(load_bundle(run.bundle), "cpu")
+    assert any("resized" in note for note in model.inspect(np.zeros((80, 96), np.uint8)).notes)
 
 
 def test_segmentation_is_refused_where_every_defect_is_labelled_by_a_box(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import Frame, GoodFrame, Item, Polygon, PolygonLabels
+from data import Box, BoxLabels, Frame, GoodFrame, Item, Polygon, PolygonLabels
 from data.instances import VisibleBox
 from models import resized_size
 from training.resizing import (
@@ -112,14 +112,15 @@ def test_classes_are_resized_apart() -> None:
     assert resized[:, :, 1].sum() == 1
 
 
-def test_at_native_size_nothing_is_touched_and_boxes_are_not_resized() -> None:
+def test_at_native_size_nothing_is_touched_and_boxes_go_with_their_frame() -> None:
     frame = Frame("a.png", np.zeros((8, 8, 1), np.uint8), one_plane(8, 8))
     assert resize_frame(frame, 1.0) is frame
     half = resize_frame(frame, 0.5)
     assert (half.pixels.shape, half.mask.shape) == ((4, 4, 1), (4, 4, 1))
-    box = VisibleBox("pit", 1, 1, 2, 2, 1.0)
-    with pytest.raises(ValueError, match="boxes"):
-        resize_frame(Frame("a.png", frame.pixels, frame.mask, (box,)), 0.5)
+    boxes = (VisibleBox("pit", 1, 2, 2, 1, 1.0), VisibleBox("stain", 0, 0, 8, 8, 0.5))
+    boxed = resize_frame(Frame("a.png", frame.pixels, frame.mask, boxes), 0.5)
+    # Every resized pixel that a box touches.
+    assert boxed.boxes == (VisibleBox("pit", 0, 1, 2, 1, 1.0), VisibleBox("stain", 0, 0, 4, 4, 0.5))
 
 
 def test_labels_of_all_defective_frames_are_counted_without_reading_a_picture(
@@ -136,6 +137,15 @@ def test_labels_of_all_defective_frames_are_counted_without_reading_a_picture(
         item("b.png", GoodFrame()),
         item("c.png", PolygonLabels((speck,))),
     ]
-    counted = count_label_fates(items, tmp_path, ("pit", "stain"), 0.25)
+    counted = count_label_fates(items, tmp_path, ("pit", "stain"), 0.25, as_boxes=False)
     assert (counted.frames_counted, counted.frames_defective) == (2, 2)
     assert counted.by_class == {"pit": LabelFate(labelled=3), "stain": LabelFate()}
+
+
+def test_a_detector_s_boxes_are_counted_and_those_below_a_resized_pixel_are_told(
+    tmp_path: Path,
+) -> None:
+    boxes = BoxLabels((Box("pit", 8, 8, 3, 20), Box("pit", 30, 8, 4, 4), Box("pit", 30, 8, 4, 4)))
+    item = Item("a.png", "a.png", "a.png", "0" * 64, 64, 48, 1, 8, None, "train", boxes)
+    counted = count_label_fates([item], tmp_path, ("pit", "stain"), 0.25, as_boxes=True)
+    assert counted.by_class == {"pit": LabelFate(labelled=3, vanished=1), "stain": LabelFate()}

@@ -8,7 +8,7 @@ from service.comparisons.findings import findings, notes
 from service.comparisons.outcomes import ArmOutcomes
 from service.comparisons.resources import PairResource
 from service.comparisons.results import arm_result, compare_arms
-from tests.unit.service.comparisons.arms import FOUND, outcomes, report
+from tests.unit.service.comparisons.arms import FOUND, of_detector, outcomes, report
 
 Told = tuple[list[PairResource], str]
 
@@ -94,3 +94,20 @@ def test_a_reference_that_has_not_succeeded_is_compared_with_nothing() -> None:
     results = {"half": arm_result(report("half"), by_arm["half"])}
     assert compare_arms(results, by_arm, "native") == []
     assert findings(results, [], "native") == []
+
+
+def test_detectors_are_compared_by_boxes_and_not_by_pixels() -> None:
+    arms = ("native", "half")
+    reports = {arm: report(arm) for arm in arms}
+    frames = {arm: outcomes(arm) for arm in arms}
+    for arm, told in reports.items():
+        of_detector(told, frames[arm])
+    by_arm = {arm: ArmOutcomes(tuple(rows)) for arm, rows in frames.items()}
+    results = {arm: arm_result(told, by_arm[arm]) for arm, told in reports.items()}
+    assert [(result.dice, result.ap50) for result in results.values()] == [(None, 0.25)] * 2
+    pairs = compare_arms(results, by_arm, "native")
+    assert {pair.measure for pair in pairs} == {"escape", "overkill", "defects"}
+    assert "half is worse in defects found" in findings(results, pairs, "native")[0]
+    said = "\n".join(notes("passes", results, pairs, grouped=False))
+    assert "intersection over union" in said
+    assert "Dice" not in said

@@ -73,11 +73,6 @@ def test_a_tile_that_nobody_named_is_trainable_and_smaller_than_a_frame(
             "resolution_is_the_arms",
             "/job/resolution",
         ),
-        (
-            {"job": {"model": {"architecture": "fasterrcnn"}}},
-            "comparison_of_detectors",
-            "/job/model/architecture",
-        ),
         ({"job": {"dry_run": True}}, "comparison_of_nothing", "/job/dry_run"),
         (
             {"job": {"memory": {"ladder": ["accumulation", "crops"]}}},

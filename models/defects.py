@@ -180,6 +180,8 @@ def _regions(
     regions: list[_Region] = []
     for top, bottom in _runs(highest >= threshold.threshold):
         above = (class_map[top:bottom] >= threshold.threshold).view(np.uint8)
+        if cv2.countNonZero(above) < threshold.min_area_px:
+            continue
         find = _traced if _is_traceable(above) else _labelled
         regions += find(class_map[top:bottom], above, top, threshold.min_area_px)
     regions.sort(key=lambda region: -region.score)

@@ -106,6 +106,9 @@ class InferenceEngine:
             except Exception as error:  # noqa: BLE001 - the device's thread outlives every frame.
                 for frame in batch:
                     _fail(frame, error)
+            # Held until the next frame comes, its probabilities, 60 MB, would be given back while
+            # that one waits.
+            del batch
 
     def _look_at(self, batch: Sequence[WaitingFrame]) -> None:
         """Give each frame of a batch its outcome."""

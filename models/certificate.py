@@ -1,7 +1,8 @@
 """How sure a rate is, and where a threshold may lie so that its escape rate is proven.
 
 An escape is a defective part called OK. A part's score is what its strongest evidence reaches: the
-part is rejected where the score is at least the threshold.
+part is rejected where the score is at least the threshold. A part that no threshold rejects, since
+a detector has no box on it at all, has the score minus infinity.
 
 The threshold is chosen from the calibration parts it is judged by, which ordinarily spoils an
 interval. It does not here: at the k-th lowest score of n defective parts the escape rate of the
@@ -169,7 +170,8 @@ def certify(candidates: Sequence[Candidate], constraint: EscapeConstraint) -> Ce
     Each candidate is proven at a confidence of 1 - (1 - confidence) / m for m candidates
     (Bonferroni), so that choosing among them costs nothing of what is claimed. Where the constraint
     can't be proven, the answer is the threshold below every defective part's score: the best that
-    the parts support, with the bound it has.
+    the parts support, with the bound it has. Parts that no threshold rejects escape in any case;
+    where they are more than the constraint allows nothing is proven, and the bound is 1.
 
     Raises:
         ValueError: There is no candidate, or they differ in their number of parts, or there is no
@@ -190,20 +192,24 @@ def certify(candidates: Sequence[Candidate], constraint: EscapeConstraint) -> Ce
         range(len(candidates)), key=lambda index: _preference(candidates[index], allowed, index)
     )
     chosen = candidates[best]
+    never = int(np.isneginf(chosen.defective).sum())
+    is_blind = never > allowed
+    is_proven = escapes is not None and not is_blind
     threshold = _order_statistic(chosen.defective, allowed)
     # Ties leave fewer parts below the threshold than its rank says; the bound of the rank is the
     # one that is proven.
     return Certificate(
         constraint=constraint,
-        is_proven=escapes is not None,
+        is_proven=is_proven,
         candidate=best,
         threshold=threshold,
-        escapes=int((chosen.defective < threshold).sum()),
+        escapes=never if is_blind else int((chosen.defective < threshold).sum()),
         defective=defective,
-        bound=upper_bound(allowed, defective, each.confidence),
+        # A rank that follows the parts' own number of blind ones would have no bound.
+        bound=1.0 if is_blind else upper_bound(allowed, defective, each.confidence),
         false_alarms=int((chosen.good >= threshold).sum()),
         good=good,
-        missing=0 if escapes is not None else parts_needed(each) - defective,
+        missing=0 if is_proven else parts_needed(each, never) - defective,
         allowed_escapes=allowed,
         candidates=len(candidates),
     )

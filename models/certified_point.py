@@ -17,6 +17,7 @@ def certified_point(
     point: OperatingPoint,
     parts: Sequence[ScoredPart],
     constraint_of: Callable[[str], EscapeConstraint],
+    areas_px: tuple[int, ...] = AREAS_PX,
 ) -> OperatingPoint:
     """Return an operating point with the thresholds that prove a constraint with least overkill.
 
@@ -24,29 +25,32 @@ def certified_point(
         point: What a class keeps that can't be proven.
         parts: The calibration parts.
         constraint_of: Asked for each class by its name.
+        areas_px: Minimum areas that parts were scored at.
 
     Returns:
         Each class's ``evidence`` holds its ``certificate``, proven or not.
     """
     proven = {}
     for name, before in point.classes.items():
-        scored = candidates(parts, name)
+        scored = candidates(parts, name, areas_px)
         if len(scored[0].defective) == 0:
             # `point` says already that no calibration frame shows the class.
             proven[name] = before
             continue
-        proven[name] = _threshold(before, certify(scored, constraint_of(name)))
+        proven[name] = _threshold(before, certify(scored, constraint_of(name)), areas_px)
     return OperatingPoint(classes=proven)
 
 
-def _threshold(before: ClassThreshold, certificate: Certificate) -> ClassThreshold:
+def _threshold(
+    before: ClassThreshold, certificate: Certificate, areas_px: tuple[int, ...]
+) -> ClassThreshold:
     told = {"certificate": certificate_evidence(certificate)}
     if not certificate.is_proven:
         return before.model_copy(update={"evidence": {**before.evidence, **told}})
     return before.model_copy(
         update={
             "threshold": certificate.threshold,
-            "min_area_px": AREAS_PX[certificate.candidate],
+            "min_area_px": areas_px[certificate.candidate],
             "evidence": told,
         }
     )

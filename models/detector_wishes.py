@@ -7,7 +7,6 @@ def check_detector_wishes(
     architecture: str,
     loss: LossSpec,
     *,
-    asks_escape: bool,
     devices: int,
     asks_tiles: bool,
 ) -> None:
@@ -16,15 +15,12 @@ def check_detector_wishes(
     Args:
         architecture: The detector's.
         loss: The one that is asked for.
-        asks_escape: Whether a bound on escapes is.
         devices: Processes that share a step.
         asks_tiles: Whether frames are to be looked at in tiles.
 
     Raises:
         ValueError: With the remedy.
     """
-    if asks_escape:
-        raise ValueError("no bound on escapes is proven for a detector; leave escape out")
     if asks_tiles:
         raise ValueError(
             "a detector's boxes compete over the whole frame; leave memory.look_tile_px out"

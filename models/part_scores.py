@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.certificate import Candidate, exact_interval
@@ -21,6 +22,10 @@ PART_SCORES_NAME = "part_scores.json"
 STEPS = 1000
 # Fixed beforehand and not taken from the data: the certificate's confidence counts on it.
 AREAS_PX = (1, 4, 16, 64, 256)
+# A detector's boxes are reported whatever their area.
+BOX_AREAS_PX = (1,)
+# The score of a part on which a detector has no box: no threshold rejects it.
+NEVER = -1
 
 
 class ScoredPart(BaseModel):
@@ -30,7 +35,8 @@ class ScoredPart(BaseModel):
         part: Its name.
         defective: Whether any of its frames shows a defect.
         shows: Classes that it shows.
-        scores: For each class one score an area, in thousandths.
+        scores: For each class one score an area, in thousandths; `NEVER` where no threshold rejects
+            the part.
         rejected_for: Classes of which the operating point that the run chose reports a defect.
     """
 
@@ -64,15 +70,21 @@ class PartScores(BaseModel):
     test: tuple[ScoredPart, ...]
 
 
-def candidates(parts: Sequence[ScoredPart], name: str) -> list[Candidate]:
-    """Return the scores of parts that show a class, and of good parts, for each area."""
+def candidates(
+    parts: Sequence[ScoredPart], name: str, areas_px: tuple[int, ...] = AREAS_PX
+) -> list[Candidate]:
+    """Return the scores of parts that show a class, and of good parts, for each area scored."""
     defective = [part.scores[name] for part in parts if name in part.shows]
     good = [part.scores[name] for part in parts if not part.defective]
     by_area = (
-        np.array(scores, np.float64).reshape(-1, len(AREAS_PX)).T / STEPS
+        _shares(np.array(scores, np.float64).reshape(-1, len(areas_px)).T)
         for scores in (defective, good)
     )
     return [Candidate(bad, fine) for bad, fine in zip(*by_area, strict=True)]
+
+
+def _shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(scores == NEVER, -np.inf, scores / STEPS)
 
 
 def rates_at(kept: PartScores, point: OperatingPoint) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from models import Bundle, FrozenDetector, FrozenModel, OperatingPoint
 from models.certificate import EscapeConstraint
 from models.certified_point import certified_point
 from models.cuda_graphs import exact_convolutions
-from models.part_scores import PartScores
+from models.part_scores import BOX_AREAS_PX, PartScores
 from norm import FoldReport
 from training.baselines import trivial_baselines
 from training.box_outcomes import box_outcomes
+from training.box_part_scores import box_part_scores
 from training.detection import EvalDetector
 from training.detection_evaluation import (
     choose_box_thresholds,
@@ -51,7 +52,7 @@ class Judged:
         folding: What became of its normalization layers.
         prediction: How many frames a second it judged, see `StopWatch`.
         outcomes: What became of each test frame.
-        part_scores: What other thresholds would rest on; None for a detector.
+        part_scores: What other thresholds would rest on.
     """
 
     parity: dict[str, Any]
@@ -62,7 +63,7 @@ class Judged:
     folding: FoldReport
     prediction: dict[str, Any]
     outcomes: tuple[FrameOutcome, ...]
-    part_scores: PartScores | None = None
+    part_scores: PartScores
 
 
 def judge_segmentation(
@@ -131,6 +132,8 @@ def judge_detector(
 ) -> Judged:
     """Freeze a detection bundle, choose its operating point and judge it once.
 
+    With a constraint the point is one that proves it, see `models.certified_point`.
+
     Side effects: the worst findings are drawn into the folder ``gallery``.
 
     Raises:
@@ -139,13 +142,17 @@ def judge_detector(
     """
     classes, detection = prepared.manifest.classes, prepared.model.detection
     assert detection is not None
-    assert constraint is None  # The configuration refuses it.
     limit = detection.max_detections
     frozen = FrozenDetector(bundle, str(prepared.device))
     with exact_convolutions():
         parity = _detection_parity(prepared, frozen, tolerance)
-    calibrated = judge_frames(frozen, whole_frames(prepared.calibration), classes)
+    calibrated = judge_frames(
+        frozen, whole_frames(prepared.calibration), classes, parts_of(prepared.calibration)
+    )
     point = choose_box_thresholds(calibrated, classes)
+    scored = box_part_scores(calibrated, classes)
+    if constraint is not None:
+        point = certified_point(point, scored, lambda _: constraint, BOX_AREAS_PX)
     parts = parts_of(prepared.test)
     worst = Gallery()
     tell = BoxFindings(worst, classes, point).add
@@ -164,6 +171,12 @@ def judge_detector(
         frozen.fold_report,
         watch.summary(),
         box_outcomes(tested, prepared.test.items, classes, point),
+        PartScores(
+            areas_px=BOX_AREAS_PX,
+            run_point=point,
+            calibration=scored,
+            test=box_part_scores(tested, classes, point),
+        ),
     )
 
 

@@ -71,7 +71,7 @@ def post_operating_point(
     parent = model_registry.get(reading, model_id)
     evidence = operating_points.read_evidence(storage, model_id)
     point = operating_points.solve(evidence, body.escape)
-    lacking = operating_points.unproven(point, body.escape)
+    lacking = operating_points.unproven(evidence, point, body.escape)
     if not body.keep_unproven:
         operating_points.refuse_unproven(lacking, body.escape)
     made_id, metrics = operating_points.make_model(storage, model_id, evidence, point)

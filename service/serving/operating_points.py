@@ -16,7 +16,7 @@ from models import BundleInfo, OperatingPoint, read_bundle_info
 from models.bundle import INFO_NAME
 from models.certificate import EscapeConstraint, parts_needed
 from models.certified_point import certified_point
-from models.part_scores import AREAS_PX, PartScores, rates_at, read_part_scores
+from models.part_scores import PartScores, rates_at, read_part_scores
 from service.database.tables import Model
 from service.errors import Conflict
 from service.ids import new_id
@@ -58,8 +58,8 @@ def read_evidence(storage: Storage, model_id: str) -> Evidence:
     if kept is None:
         raise Conflict(
             "part_scores_missing",
-            f"{model_id} has no scores of calibration parts, which other thresholds rest on: it is "
-            "a detector, or its run is older than they are",
+            f"{model_id} has no scores of calibration parts, which other thresholds rest on: its "
+            "run is older than they are",
             hint='train again, with "escape" in the job if the bound is known beforehand',
         )
     return Evidence(info, kept)
@@ -77,16 +77,17 @@ def solve(evidence: Evidence, limit: EscapeLimit) -> OperatingPoint:
         return EscapeConstraint(limit.rate_of(name), limit.confidence)
 
     # Where nothing is proven, what the run chose stays, whatever this model itself was made for.
-    return certified_point(evidence.kept.run_point, evidence.kept.calibration, asked)
+    kept = evidence.kept
+    return certified_point(kept.run_point, kept.calibration, asked, kept.areas_px)
 
 
-def unproven(point: OperatingPoint, limit: EscapeLimit) -> dict[str, int]:
+def unproven(evidence: Evidence, point: OperatingPoint, limit: EscapeLimit) -> dict[str, int]:
     """Return the classes that a point does not prove, with the defective parts each lacks."""
     lacking = {}
     for name, chosen in point.classes.items():
         certificate = chosen.evidence.get("certificate")
         if certificate is None:
-            risk = (1 - limit.confidence) / len(AREAS_PX)
+            risk = (1 - limit.confidence) / len(evidence.kept.areas_px)
             lacking[name] = parts_needed(EscapeConstraint(limit.rate_of(name), 1 - risk))
         elif not certificate["is_proven"]:
             lacking[name] = certificate["missing_parts"]
@@ -102,7 +103,7 @@ def preview(evidence: Evidence, limit: EscapeLimit) -> OperatingPointPreview:
     point = solve(evidence, limit)
     return OperatingPointPreview(
         operating_point=point.model_dump(mode="json"),
-        unproven=unproven(point, limit),
+        unproven=unproven(evidence, point, limit),
         now=rates_at(evidence.kept, evidence.info.operating_point),
         then=rates_at(evidence.kept, point),
         notes=(_ON_CALIBRATION, _LOOKED_AT_SEVERAL),

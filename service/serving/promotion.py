@@ -10,7 +10,7 @@ from typing import Any
 
 from models import BundleInfo
 from models.certificate import EscapeConstraint, parts_needed, upper_bound
-from models.part_scores import AREAS_PX
+from models.part_scores import AREAS_PX, BOX_AREAS_PX
 from service.errors import Conflict, InvalidRequest
 from service.serving.deployment_resources import (
     Constraint,
@@ -114,7 +114,8 @@ def _judge_escape(name: str, limit: EscapeLimit, info: BundleInfo) -> str | Shor
     sure = f"at {_percent(limit.confidence)} confidence"
     if bound is not None and bound <= rate:
         return f"{asked}: {_percent(bound)} proven {sure} by {parts} defective parts"
-    candidates = int(certificate.get("candidates", len(AREAS_PX)))
+    scored = BOX_AREAS_PX if info.task == "detection" else AREAS_PX
+    candidates = int(certificate.get("candidates", len(scored)))
     each = EscapeConstraint(rate, 1 - (1 - limit.confidence) / candidates)
     missing = max(0, parts_needed(each) - parts)
     is_proven = "nothing is proven" if bound is None else f"{_percent(bound)} is proven"

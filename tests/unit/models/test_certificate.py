@@ -101,12 +101,18 @@ def test_a_constraint_out_of_range_is_refused(value: float) -> None:
 
 
 def _share_of_plants_where_the_bound_holds(
-    generator: np.random.Generator, *, defective: int, candidates: int, steps: int | None
+    generator: np.random.Generator,
+    *,
+    defective: int,
+    candidates: int,
+    steps: int | None,
+    never: float = 0.0,
 ) -> float:
     """Draw plants whose defective parts have normal scores, and ask for the true escape rate.
 
     Scores of one part under several candidates are correlated as those of several minimum areas
-    are. With `steps`, scores are rounded, as probabilities of few distinct values are.
+    are. With `steps`, scores are rounded, as probabilities of few distinct values are. The share
+    ``never`` of parts has no score at all.
     """
     constraint = EscapeConstraint(max_escape=0.05)
     production = 200_000
@@ -116,6 +122,7 @@ def _share_of_plants_where_the_bound_holds(
     )
     if steps is not None:
         scores = np.floor(scores * steps) / steps
+    scores[:, generator.random(production) < never] = -np.inf
     good = generator.normal(-1, 1, size=(candidates, 40))
     held = 0
     for _ in range(PLANTS):
@@ -145,3 +152,16 @@ def test_the_bound_holds_in_at_least_95_percent_of_2000_plants(
     assert binomtest(held, PLANTS, 0.95, alternative="less").pvalue > 0.01
     if candidates > 1 or steps is not None:
         assert share >= 0.95
+
+
+@pytest.mark.parametrize("defective", [30, 120, 400])
+@pytest.mark.parametrize("never", [0.01, 0.03, 0.08])
+def test_the_bound_holds_where_some_parts_are_rejected_at_no_threshold(
+    defective: int, never: float
+) -> None:
+    generator = np.random.default_rng(20_260 + defective)
+    share = _share_of_plants_where_the_bound_holds(
+        generator, defective=defective, candidates=1, steps=None, never=never
+    )
+    held = round(share * PLANTS)
+    assert binomtest(held, PLANTS, 0.95, alternative="less").pvalue > 0.01

@@ -134,6 +134,7 @@ def test_the_report_and_the_bundle_tell_what_a_detector_was_trained_on_and_reach
         manifest="masks",
         resolution={"mode": "crop", "height_px": 64, "width_px": 64},
         budget={"max_epochs": 1},
+        escape={"max_rate": 0.01},
     )
     assert execute(run.path) == EXIT_OK
     report = json.loads(run.report.read_text())
@@ -147,6 +148,17 @@ def test_the_report_and_the_bundle_tell_what_a_detector_was_trained_on_and_reach
     assert report["baselines"]["nothing"]["ap50"] == 0
     assert report["training"]["calibration_ap50"] >= 0
     assert set(report["operating_point"]["classes"]) == set(CLASSES)
+    shown = [
+        c["evidence"]["certificate"]
+        for c in report["operating_point"]["classes"].values()
+        if "certificate" in c["evidence"]
+    ]
+    assert shown
+    assert all(
+        each["missing_parts"] == 299 - each["defective_parts"]
+        for each in shown
+        if not each["escapes"]
+    )
     gallery = report["evaluation"]["gallery"]
     assert {entry["kind"] for entry in gallery} == {"miss", "false_alarm"}
     page = run.page.read_text()

@@ -156,7 +156,6 @@ def test_other_labels_may_be_tried_by_either_task(
     ("wish", "named"),
     [
         ({"loss": {"kind": "focal"}}, "'focal' is for pixels"),
-        ({"escape": {"max_rate": 0.01}}, "escape"),
         ({"memory": {"look_tile_px": 512}}, "boxes compete over the whole frame"),
     ],
 )

@@ -7,7 +7,6 @@ def check_detector_wishes(
     architecture: str,
     loss: LossSpec,
     *,
-    devices: int,
     asks_tiles: bool,
 ) -> None:
     """Refuse what is for segmentation alone.
@@ -15,7 +14,6 @@ def check_detector_wishes(
     Args:
         architecture: The detector's.
         loss: The one that is asked for.
-        devices: Processes that share a step.
         asks_tiles: Whether frames are to be looked at in tiles.
 
     Raises:
@@ -25,8 +23,6 @@ def check_detector_wishes(
         raise ValueError(
             "a detector's boxes compete over the whole frame; leave memory.look_tile_px out"
         )
-    if devices > 1:
-        raise ValueError("a detector is trained on one device; leave devices out")
     if loss != CrossEntropyDice():
         raise ValueError(
             f"loss {loss.kind!r} is for pixels, {architecture} has losses of its own; leave loss "

@@ -257,7 +257,6 @@ class RunConfig(_Section):
             check_detector_wishes(
                 self.model.architecture,
                 self.loss,
-                devices=self.devices,
                 asks_tiles=self.memory.look_tile_px is not None,
             )
         return self

@@ -261,7 +261,6 @@ class JobSpec(_Spec):
             check_detector_wishes(
                 self.model.architecture,
                 self.loss,
-                devices=self.devices,
                 asks_tiles=self.memory.look_tile_px is not None,
             )
         return self

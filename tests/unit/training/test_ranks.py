@@ -9,8 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from models import DetectionSpec, ModelSpec
+from models.detection import build_detector
 from norm import convert_batchnorm
 from training.batches import Batch
+from training.detection import DetectionBatch, DetectorLoss
 from training.errors import CheckpointError, DivergedError, RanksDisagreeError
 from training.loop_state import LoopState, Trained, checkpoint_content, restore_checkpoint
 from training.optimizer_step import ALONE, Learner, take_step
@@ -107,6 +110,35 @@ def part_of_step(step: int, shares: dict[int, tuple[int, ...]], ranks: Ranks) ->
     return batches
 
 
+def train_detector(ranks: Ranks = ALONE) -> list[float]:
+    """Train a detector on a frame a rank and step, with one box, two or none."""
+    detection = DetectionSpec(pyramid_channels=32).settle("retinanet", [(12, 12)])
+    spec = ModelSpec(architecture="retinanet", encoder="mobilenet_v3_small", detection=detection)
+    torch.manual_seed(0)
+    model = build_detector(spec, class_count=1, in_channels=1)
+    example = torch.zeros(2, 1, 64, 64)
+    convert_batchnorm(model.get_submodule("backbone"), example, kind="gn")
+    learner = Learner(model, DetectorLoss(), torch.device("cpu"), torch.float32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    losses = []
+    for step in range(STEPS):
+        mine = [place for place in range(RANKS) if ranks.count == 1 or place == ranks.rank]
+        frames = [boxed_frame(step + place) for place in mine]
+        result = take_step(
+            learner, frames, optimizer, max_gradient_norm=1.0, step=step + 1, ranks=ranks
+        )
+        losses.append(result.loss)
+    return losses
+
+
+def boxed_frame(number: int) -> DetectionBatch:
+    generator = torch.Generator().manual_seed(number)
+    image = torch.randn(1, 64, 64, generator=generator)
+    corners = torch.tensor([[8.0, 8.0, 20.0, 20.0], [30.0, 30.0, 44.0, 42.0]])[: number % 3]
+    labels = torch.zeros(len(corners), dtype=torch.int64)
+    return DetectionBatch((image,), (corners,), (labels,), padding_px=0)
+
+
 def checkpoint_and_resume(ranks: Ranks, folder: str) -> dict[str, Any]:
     """Train with windows and dropout, put another network to a checkpoint, and go on with both."""
     path = Path(folder) / "checkpoint.pt"
@@ -199,6 +231,7 @@ def be_rank(rank: int, folder: str) -> None:
         lockstep = options.get("ranks") == "pooled"
         shares = EVEN_SHARES if lockstep else SHARES
         results[name] = train(options, shares, Ranks(rank, RANKS, lockstep))
+    results["detector"] = train_detector(Ranks(rank, RANKS))
     results["resumed"] = checkpoint_and_resume(Ranks(rank, RANKS), folder)
     results["failing"] = fail_on_the_second(Ranks(rank, RANKS))
     torch.save(results, Path(folder) / f"{rank}.pt")
@@ -230,6 +263,13 @@ def test_two_processes_train_as_one_that_accumulates_their_batches(
         # Running statistics among them, which only the first and last batches of a step tell apart.
         for name, value in alone["state"].items():
             torch.testing.assert_close(rank[kind]["state"][name], value, rtol=1e-10, atol=1e-12)
+
+
+def test_two_processes_train_a_detector_as_one_that_accumulates(both: list[dict[str, Any]]) -> None:
+    alone = train_detector()
+    assert len(set(alone)) == STEPS
+    for rank in both:
+        assert rank["detector"] == pytest.approx(alone, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

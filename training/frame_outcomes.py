@@ -18,6 +18,7 @@ from models import OperatingPoint
 from models.certificate import exact_interval
 from training.connected_regions import Regions, find_regions
 from training.metrics import PixelCounts
+from training.run_directory import write_whole
 
 # Below this many defects a third of them says nothing.
 _FEWEST_BINNED = 6
@@ -123,11 +124,7 @@ class OutcomeRecorder:
 
 def write_outcomes(path: Path, outcomes: Sequence[FrameOutcome]) -> None:
     """Write one JSON object a frame, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(
-        "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes), encoding="utf-8"
-    )
-    partial.rename(path)
+    write_whole(path, "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes))
 
 
 def _count_apart(reports: Regions, mask: NDArray[np.uint8]) -> int:

@@ -12,7 +12,7 @@ from training.config import RunConfig
 from training.events import EventLog
 from training.preparation import Prepared
 from training.resizing import resize_frame
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,4 @@ def write_contact_sheet(config: RunConfig, prepared: Prepared, run: RunDirectory
     ]
     sheet = draw_contact_sheet(frames, prepared.manifest.classes)
     _, encoded = cv2.imencode(".png", sheet[:, :, ::-1])
-    partial = run.training_frames.with_suffix(".partial")
-    partial.write_bytes(encoded.tobytes())
-    partial.rename(run.training_frames)
+    write_whole(run.training_frames, encoded.tobytes())

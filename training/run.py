@@ -53,7 +53,7 @@ from training.ranks import Ranks
 from training.recalibration import recalibrate_if_better
 from training.report.page import write_page
 from training.report.wording import statements, unproven_escapes, unsupported_figures
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -384,6 +384,4 @@ def _machine(prepared: Prepared) -> dict[str, Any]:
 
 
 def _write_report(run: RunDirectory, report: dict[str, Any]) -> None:
-    partial = run.report.with_suffix(".partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    partial.rename(run.report)
+    write_whole(run.report, json.dumps(report, indent=2) + "\n")

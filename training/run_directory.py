@@ -123,3 +123,14 @@ class RunDirectory:
             yield
         finally:
             os.close(descriptor)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write one of a run's files beside its place and move it there: whole or not at all.
+
+    An older one is replaced.  After a power cut it may be missing or empty, which a checkpoint,
+    written by `training.checkpoint`, may not.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    partial.rename(path)

@@ -25,7 +25,7 @@ from training.memory.short_rank import take_short_rank
 from training.memory.shortage import OUT_OF_MEMORY, is_out_of_memory
 from training.memory.step_in_flight import take_trace
 from training.preparation import Prepared, prepare
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -203,9 +203,7 @@ class MemoryPlan:
 
     def _save(self) -> None:
         content = {**self.content, "config": self.config.model_dump(mode="json")}
-        partial = self._run.memory.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        partial.rename(self._run.memory)
+        write_whole(self._run.memory, json.dumps(content, indent=2) + "\n")
 
 
 def preview(run_dir: Path) -> dict[str, Any]:

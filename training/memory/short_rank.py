@@ -8,6 +8,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from training.run_directory import write_whole
+
 
 @dataclass(frozen=True)
 class ShortRank:
@@ -26,10 +28,10 @@ class ShortRank:
 
 def leave_short_rank(path: Path, short: ShortRank) -> None:
     """Leave it at ``path``."""
-    partial = path.with_suffix(f".{short.rank}.partial")
-    partial.write_text(json.dumps(asdict(short)))
     # Several may run out in one step; each of them is a reason.
-    partial.rename(path)
+    own = path.with_suffix(f".{short.rank}")
+    write_whole(own, json.dumps(asdict(short)))
+    own.rename(path)
 
 
 def take_short_rank(path: Path) -> ShortRank | None:

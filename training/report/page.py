@@ -17,7 +17,7 @@ from training.report.verdict_sections import (
     thresholds,
     warnings,
 )
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, write_whole
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -45,10 +45,7 @@ def write_page(run: RunDirectory) -> None:
     """
     report: dict[str, Any] = json.loads(run.report.read_bytes())
     pictures = {path.name: path.read_bytes() for path in run.gallery.glob("*.webp")}
-    page = render_page(RunRecord(report, read_events(run.events), pictures))
-    partial = run.page.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.rename(run.page)
+    write_whole(run.page, render_page(RunRecord(report, read_events(run.events), pictures)))
 
 
 def render_page(run: RunRecord) -> str:

@@ -35,8 +35,10 @@ def run_api(settings: Settings, listener: int) -> None:
 
     from service.api.app import create_app
     from service.http_protocol import KEEP_ALIVE_S, GuardedHttpProtocol
+    from service.serving.heap import settle_heap
 
     app = create_app(settings)
+    app.state.inference.on_first_load = settle_heap
     app.state.stopping = threading.Event()
 
     class Server(uvicorn.Server):

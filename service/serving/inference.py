@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from models import (
     BundleInfo,
@@ -36,6 +36,10 @@ class InferenceEngine:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         queue: Of the frames that wait.
 
+    Attributes:
+        on_first_load: Called when the first model is loaded, with all libraries that models need
+            and before any frame.
+
     Side effects: starts a thread; `close` ends it.
     """
 
@@ -46,6 +50,8 @@ class InferenceEngine:
         self._storage = storage
         self._models = ServedModels(storage, device)
         self.queue = queue or FrameQueue()
+        self.on_first_load: Callable[[], object] = lambda: None
+        self._has_loaded = False
         self._loading = threading.Lock()
         self._guard = threading.Lock()
         # Guarded by ``_guard``.
@@ -157,6 +163,9 @@ class InferenceEngine:
                 return loaded
             logger.info("%s: loading", model_id)
             model = self._models.load(model_id)
+            if not self._has_loaded:
+                self._has_loaded = True
+                self.on_first_load()
         with self._guard:
             self._warm[model_id] = model
             while len(self._warm) > _WARM_MODELS:

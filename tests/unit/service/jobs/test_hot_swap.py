@@ -98,6 +98,17 @@ def assert_said_by(answer: dict[str, Any], frame: int, models: dict[str, Direct]
     )
 
 
+def test_what_is_to_be_done_once_models_have_loaded_their_libraries_is_done_at_the_first(
+    client: TestClient, models: dict[str, Direct]
+) -> None:
+    settled: list[int] = []
+    inference = client.app.state.inference  # type: ignore[attr-defined]  # An application's.
+    inference.on_first_load = lambda: settled.append(len(inference.queue))
+    for model_id in models:
+        inference.warm(model_id)
+    assert settled == [0]
+
+
 def test_swaps_and_rollbacks_under_load_lose_and_mix_no_answer(
     client: TestClient, models: dict[str, Direct], frames: list[NDArray[np.uint8]]
 ) -> None:

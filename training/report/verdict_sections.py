@@ -21,7 +21,7 @@ _RULES = {
 _CERTIFIED = (
     "Of the thresholds that prove the bound, calibration chose the one that rejects the fewest "
     "good parts; the bound holds all the same, for parts drawn like those of calibration. A class "
-    "that is proven has the threshold of its proof in place of that of the highest Dice."
+    "that is proven has the threshold of its proof in place of the one chosen without."
 )
 
 

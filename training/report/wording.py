@@ -91,10 +91,17 @@ def say_certificate(name: str, certificate: Mapping[str, Any]) -> str:
             f"the threshold; the bound is {percent(certificate['bound'])}. "
             f"{certificate['false_alarms']} of {certificate['good_parts']} good parts are rejected."
         )
+    # Nothing is bounded where too many parts have no box at any score.
+    is_blind = certificate["bound"] == 1 and certificate["escapes"] > 0
+    limit = (
+        f"{certificate['escapes']} of them are rejected at no threshold"
+        if is_blind
+        else f"which can't prove less than {percent(certificate['bound'])}"
+    )
     return (
-        f"Not proven: {asked}. {n} calibration parts show it, which can't prove less than "
-        f"{percent(certificate['bound'])}; {certificate['missing_parts']} more of which none is "
-        "missed would. The threshold is the one of highest Dice."
+        f"Not proven: {asked}. {n} calibration parts show it, {limit}; "
+        f"{certificate['missing_parts']} more of which none is missed would prove it. The "
+        "threshold is the one chosen without a bound."
     )
 
 

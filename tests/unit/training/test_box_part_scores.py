@@ -11,6 +11,7 @@ from models.detections import find_boxed_defects
 from models.part_scores import BOX_AREAS_PX, NEVER, STEPS, PartScores, ScoredPart, rates_at
 from training.average_precision import JudgedFrame, LabelledBoxes
 from training.box_part_scores import box_part_scores
+from training.report.wording import say_certificate
 
 CLASSES = ("pit", "scratch")
 # Thresholds are thousandths: scores at them, beside them and anywhere.
@@ -101,6 +102,7 @@ def test_a_part_that_no_threshold_rejects_is_an_escape_whatever_is_chosen() -> N
     assert (kept.threshold, certificate["is_proven"]) == (0.7, False)
     # 93 parts prove five percent with one escape.
     assert (certificate["escapes"], certificate["missing_parts"]) == (1, 93 - 59)
+    assert "1 of them are rejected at no threshold; 34 more" in say_certificate("pit", certificate)
     enough = proven(scored([NEVER, *range(400, 492)], defective=True)).evidence["certificate"]
     assert (enough["is_proven"], enough["escapes"]) == (True, 1)
     all_blind = proven(scored([NEVER] * 70, defective=True)).evidence["certificate"]

@@ -10,6 +10,11 @@ from types import FrameType
 from service.serve import API_GRACE_S, configure_logging
 from service.settings import Settings
 
+# A thread that computes in Python keeps the interpreter for so long before others get a turn.  An
+# answer waits for dozens of turns while the API lists frames or loads a model; the default of 5 ms
+# each made it late (``docs/decisions/0044``).
+SWITCH_INTERVAL_S = 1e-4
+
 
 def main(arguments: list[str]) -> None:
     """Run the role named by the first argument until SIGTERM or the supervisor's end."""
@@ -30,13 +35,17 @@ def _leave_with(lifeline: int) -> None:
 
 
 def run_api(settings: Settings, listener: int) -> None:
-    """Answer requests on an open socket until SIGTERM; requests under way are finished."""
+    """Answer requests on an open socket until SIGTERM; requests under way are finished.
+
+    Side effects: sets the interpreter's switch interval.
+    """
     import uvicorn
 
     from service.api.app import create_app
     from service.http_protocol import KEEP_ALIVE_S, GuardedHttpProtocol
     from service.serving.heap import settle_heap
 
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     app = create_app(settings)
     app.state.inference.on_first_load = settle_heap
     app.state.stopping = threading.Event()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "latency": ("latency", "where an answer's time goes, beside a plain FastAPI endpoint"),
+    "busy": ("busy", "what a thread of the API that computes costs the answers beside it"),
     "load": ("load", "clients that never pause while models are swapped, each answer checked"),
     "runtimes": ("runtimes", "every engine's speed, memory and verdicts beside eager torch"),
     "runtimes-wide": ("runtimes", "the same of a U-Net with its library's own, wider decoder"),

@@ -19,6 +19,7 @@ load have a page of their own: [serve-load.md](serve-load.md).""",
     titles={
         "latency": "One client, frame after frame",
         "latency --device cuda": "One client, frame after frame, on a GPU",
+        "busy": "Beside a busy thread of the API",
         "runtimes": "Runtimes",
         "runtimes --device cuda": "Runtimes on a GPU",
         "runtimes-wide": "Runtimes of a wider network",

@@ -1,6 +1,7 @@
 """The judge of the load lets no wrong answer pass, and the latency's parts add up."""
 
 import hashlib
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from benchmarks.serve.busy import measure_busy
 from benchmarks.serve.expected_answers import DefectBounds, ExpectedAnswer, expected_answer
 from benchmarks.serve.judged_exchanges import (
     Exchange,
@@ -244,3 +246,11 @@ def test_a_crowded_frame_shows_the_defects_of_a_dozen_others() -> None:
     assert [*frames] == [*SHOWN]
     differs = frames["many defects"] != frames["good"]
     assert 0.01 < differs.mean() < 0.9
+
+
+def test_a_busy_thread_is_measured_at_both_intervals_and_the_programs_own_is_put_back() -> None:
+    before_s = sys.getswitchinterval()
+    measured = measure_busy(quick=True)
+    assert sys.getswitchinterval() == before_s
+    assert [row[0] for row in measured["rows"]] == ["5 ms", "0.1 ms"]
+    assert all(len(times) == 2 for times in measured["times_ms"].values())

@@ -112,7 +112,7 @@ def test_a_rank_that_runs_out_of_memory_makes_the_run_step_down(
     # Blocks that are given back at once: between steps a program holds what it always does.
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")
     eight: dict[str, Any] = {"devices": 2, "batch_size": 8, "norm": norm}
-    run = make_run(tmp_path / "run", frames, **eight, budget={"max_steps": 30, "max_epochs": 100})
+    run = make_run(tmp_path / "run", frames, **eight, budget={"max_steps": 20, "max_epochs": 100})
     assert finish_with_a_short_rank(run) == status
     if status == EXIT_RANK_DIED:
         assert finish(run) == EXIT_OK

@@ -150,3 +150,18 @@ def test_an_override_lets_a_model_through_and_is_not_in_force_where_it_was_not_n
 def test_a_constraint_that_asks_nothing_or_the_impossible_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Constraint.model_validate(asked)
+
+
+def test_parts_that_no_threshold_rejects_are_made_up_for_by_others_and_by_no_threshold() -> None:
+    blind = {
+        **certificate(escapes=3, parts=100, is_proven=False),
+        "bound": 1.0,
+        "allowed_escapes": 0,
+        "candidates": 1,
+    }
+    constraint = Constraint.model_validate({"escape": {"max_rate": 0.05}})
+    (shortfall,) = judge(described(pit=blind), constraint, None).shortfalls
+    # 153 parts prove five percent with three escapes; a hundred without one would have done.
+    assert upper_bound(3, 153, 0.95) <= 0.05 < upper_bound(3, 152, 0.95)
+    assert shortfall.missing_parts == 153 - 100
+    assert shortfall.proven is None

@@ -1,9 +1,12 @@
 """Before a detector's first step: what its data allows, and anchors for the boxes that it has."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-from data import BoxSpec, FrameDataset, Item, Manifest
-from data.instances import boxes_of_labels
+from data import BoxSpec, Item, Manifest
+from data.instances import VisibleBox, boxes_of_labels
 from data.labels import BoxLabels
 from models import DetectionSpec, ModelSpec
 from training.config import RunConfig
@@ -38,8 +41,36 @@ def boxes_of(config: RunConfig) -> BoxSpec | None:
     return BoxSpec() if config.model.task == "detection" else None
 
 
+@dataclass(frozen=True)
+class MeasuredBoxes:
+    """The labelled boxes of evenly spread training frames with defects, drawn once for all uses.
+
+    Attributes:
+        boxes: In pixels of the native frames.
+        frames: How many frames they are of.
+        frames_defective: How many there are.
+    """
+
+    boxes: tuple[VisibleBox, ...]
+    frames: int
+    frames_defective: int
+
+
+def measure_boxes(
+    items: Sequence[Item], classes: tuple[str, ...], config: RunConfig
+) -> MeasuredBoxes:
+    """Return the boxes that anchors and the fate of small labels are judged by."""
+    defective = [item for item in items if item.is_defective]
+    count = min(len(defective), MEASURED_DEFECTIVE_FRAMES)
+    places = np.unique(np.linspace(0, len(defective) - 1, count).round().astype(int))
+    boxes: list[VisibleBox] = []
+    for item in (defective[int(place)] for place in places):
+        boxes += boxes_of_labels(item.labels, item.width, item.height, classes, config.data.root)
+    return MeasuredBoxes(tuple(boxes), len(places), len(defective))
+
+
 def settle_detector(
-    config: RunConfig, manifest: Manifest, train: FrameDataset, events: EventLog
+    config: RunConfig, manifest: Manifest, measured: MeasuredBoxes, events: EventLog
 ) -> ModelSpec:
     """Return the detector with everything derived from the training boxes, and say what came of it.
 
@@ -48,7 +79,9 @@ def settle_detector(
     """
     model = config.model
     architecture = model.architecture
-    sides = box_sides_px(train.items, manifest, config)
+    # The network sees them in pixels of the resized frame where frames are resized.
+    factor = config.resize_factor
+    sides = [(box.width * factor, box.height * factor) for box in measured.boxes]
     detection = (model.detection or DetectionSpec()).settle(architecture, sides)
     events.write("anchors", boxes=len(sides), **detection.model_dump(mode="json"))
     _warn_of_areas(manifest, events)
@@ -63,26 +96,6 @@ def settle_detector(
             "falls into it; fasterrcnn and retinanet learn every box",
         )
     return model.model_copy(update={"detection": detection})
-
-
-def box_sides_px(
-    items: tuple[Item, ...], manifest: Manifest, config: RunConfig
-) -> list[tuple[float, float]]:
-    """Return width and height of the labelled boxes in evenly spread frames with defects.
-
-    They are those that the network sees, in pixels of the resized frame where frames are resized.
-    """
-    factor = config.resize_factor
-    defective = [item for item in items if item.is_defective]
-    count = min(len(defective), MEASURED_DEFECTIVE_FRAMES)
-    places = np.unique(np.linspace(0, len(defective) - 1, count).round().astype(int))
-    sides: list[tuple[float, float]] = []
-    for item in (defective[int(place)] for place in places):
-        boxes = boxes_of_labels(
-            item.labels, item.width, item.height, manifest.classes, config.data.root
-        )
-        sides += [(box.width * factor, box.height * factor) for box in boxes]
-    return sides
 
 
 def _warn_of_areas(manifest: Manifest, events: EventLog) -> None:

@@ -32,7 +32,12 @@ from norm.other_normalizations import PER_IMAGE_KINDS
 from training.batches import count_steps, plan_draws, plan_steps, planned_counts
 from training.config import CropResolution, RunConfig
 from training.detection import DetectionTask, DetectorLoss
-from training.detection_preparation import boxes_of, check_task, settle_detector
+from training.detection_preparation import (
+    boxes_of,
+    check_task,
+    measure_boxes,
+    settle_detector,
+)
 from training.devices import device_of, precision_of
 from training.errors import ConfigError
 from training.evaluation import whole_frames
@@ -107,8 +112,10 @@ def prepare(
     train_whole = _whole_frames(manifest, config, "train", cache)
     measurements = measure(train_whole, config.resize_factor)
     train = _training_frames(manifest, config, cache)
-    is_detector = config.model.task == "detection"
-    model = settle_detector(config, manifest, train, events) if is_detector else config.model
+    model, boxes = config.model, None
+    if model.task == "detection":
+        boxes = measure_boxes(train.items, manifest.classes, config)
+        model = settle_detector(config, manifest, boxes, events)
     preprocessing = _preprocessing_of(config, manifest, measurements, bit_depth)
     _check_steps(train, config, events)
     network, weights, conversion = _build_network(config, model, manifest, train, measurements)
@@ -117,7 +124,7 @@ def prepare(
     _tell_kernels(network, device, events)
     _warn_of_conversions(manifest, preprocessing.in_channels, events)
     _tell_sampling(train, config, events)
-    resized_labels = tell_resizing(train.items, manifest.classes, config, events)
+    resized_labels = tell_resizing(train.items, manifest.classes, config, events, boxes)
     precision = precision_of(config, device)
     tiles = look_tiles(config, network, preprocessing)
     return Prepared(

@@ -7,8 +7,7 @@ labels: a model is always judged on native ones.
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import Frame, Item, rasterize
-from data.instances import VisibleBox, boxes_of_labels
+from data.instances import VisibleBox
 from models import resize_pixels, resized_size
 from training.config import RunConfig
+from training.detection_preparation import MeasuredBoxes
 from training.events import EventLog
 
 # OpenCV sums areas in float32.
@@ -157,17 +157,25 @@ def label_fate(plane: NDArray[np.uint8], resized: NDArray[np.uint8]) -> LabelFat
     )
 
 
-def box_fates(boxes: Sequence[VisibleBox], factor: float) -> dict[str, LabelFate]:
-    """Count what became of the labelled boxes of one frame, class by class."""
-    fates: defaultdict[str, LabelFate] = defaultdict(LabelFate)
-    for box in boxes:
+def count_box_fates(
+    measured: MeasuredBoxes, classes: tuple[str, ...], factor: float
+) -> ResizedLabels:
+    """Count what becomes of a detector's labelled boxes.
+
+    Args:
+        measured: Of the training frames.
+        classes: The manifest's.
+        factor: Below 1.
+    """
+    by_class = {name: LabelFate() for name in classes}
+    for box in measured.boxes:
         vanished = min(box.width, box.height) * factor < 1
-        fates[box.class_name] += LabelFate(labelled=1, vanished=int(vanished))
-    return fates
+        by_class[box.class_name] += LabelFate(labelled=1, vanished=int(vanished))
+    return ResizedLabels(factor, measured.frames, measured.frames_defective, by_class, "boxes")
 
 
 def count_label_fates(
-    items: Sequence[Item], root: Path, classes: tuple[str, ...], factor: float, *, as_boxes: bool
+    items: Sequence[Item], root: Path, classes: tuple[str, ...], factor: float
 ) -> ResizedLabels:
     """Count over training frames, at most `MOST_COUNTED` of them, evenly spread.
 
@@ -176,7 +184,6 @@ def count_label_fates(
         root: Storage root.
         classes: The manifest's.
         factor: Below 1.
-        as_boxes: Whether a detector learns from them.
 
     Raises:
         DataError: A mask is missing, changed or damaged.
@@ -187,33 +194,30 @@ def count_label_fates(
     by_class = {name: LabelFate() for name in classes}
     for place in places:
         item = defective[int(place)]
-        drawn = (item.labels, item.width, item.height, classes, root)
-        if as_boxes:
-            fates: Mapping[str, LabelFate] = box_fates(boxes_of_labels(*drawn), factor)
-        else:
-            mask = rasterize(*drawn)
-            resized = resize_mask(mask, resized_size(item.height, item.width, factor))
-            fates = _mask_fates(mask, resized, classes)
-        for name, fate in fates.items():
-            by_class[name] += fate
-    kind: Literal["regions", "boxes"] = "boxes" if as_boxes else "regions"
-    return ResizedLabels(factor, len(places), len(defective), by_class, kind)
-
-
-def _mask_fates(
-    mask: NDArray[np.uint8], resized: NDArray[np.uint8], classes: Sequence[str]
-) -> dict[str, LabelFate]:
-    fates = {}
-    for index, name in enumerate(classes):
-        planes = (np.ascontiguousarray(each[:, :, index]) for each in (mask, resized))
-        fates[name] = label_fate(*planes)
-    return fates
+        mask = rasterize(item.labels, item.width, item.height, classes, root)
+        resized = resize_mask(mask, resized_size(item.height, item.width, factor))
+        for index, name in enumerate(classes):
+            plane = np.ascontiguousarray(mask[:, :, index])
+            by_class[name] += label_fate(plane, np.ascontiguousarray(resized[:, :, index]))
+    return ResizedLabels(factor, len(places), len(defective), by_class)
 
 
 def tell_resizing(
-    items: Sequence[Item], classes: tuple[str, ...], config: RunConfig, events: EventLog
+    items: Sequence[Item],
+    classes: tuple[str, ...],
+    config: RunConfig,
+    events: EventLog,
+    measured: MeasuredBoxes | None,
 ) -> ResizedLabels | None:
-    """Say that frames are resized and what that does to the labels; None at native size."""
+    """Say that frames are resized and what that does to the labels; None at native size.
+
+    Args:
+        items: The training frames.
+        classes: The manifest's.
+        config: The run's.
+        events: Told of it.
+        measured: What a detector learns from; None of a segmentation network.
+    """
     factor = config.resize_factor
     if factor == 1:
         return None
@@ -222,10 +226,13 @@ def tell_resizing(
         f"frames are resized by {factor:g} for the network, as resolution.mode asks; the model is "
         "judged on native frames and says so with each answer",
     )
-    as_boxes = config.model.task == "detection"
-    counted = count_label_fates(items, config.data.root, classes, factor, as_boxes=as_boxes)
+    if measured is None:
+        counted = count_label_fates(items, config.data.root, classes, factor)
+        what = "defects vanish beside others"
+    else:
+        counted = count_box_fates(measured, classes, factor)
+        what = "boxes are narrower than a pixel"
     events.write("resizing", **counted.as_dict())
-    what = "boxes are narrower than a pixel" if as_boxes else "defects vanish beside others"
     for name, fate in counted.by_class.items():
         if fate.vanished:
             events.warning(

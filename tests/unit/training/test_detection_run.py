@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from data import Box, BoxLabels, Manifest, SplitSpec, assign_splits, import_folder
-from data.instances import draw_instances, visible_boxes
+from data.instances import boxes_of_labels
 from data.synthetic import write_dataset
 from models import FrozenDetector, freeze_bundle, load_bundle
 from training.config import read_config
@@ -40,10 +40,9 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Manifest("segmentation", CLASSES, items).write(root / "masks.jsonl")
     boxed = []
     for item in items:
-        instances = draw_instances(item.labels, item.width, item.height, CLASSES, root)
         boxes = tuple(
             Box(box.class_name, box.x, box.y, box.width, box.height)
-            for box in visible_boxes(instances, min_visible_share=0)
+            for box in boxes_of_labels(item.labels, item.width, item.height, CLASSES, root)
         )
         labels = BoxLabels(boxes) if boxes else item.labels
         boxed.append(dataclasses.replace(item, labels=labels))

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import Box, BoxLabels, Frame, GoodFrame, Item, Polygon, PolygonLabels
-from data.instances import VisibleBox
+from data.instances import VisibleBox, boxes_of_labels
 from models import resized_size
+from training.detection_preparation import MeasuredBoxes
 from training.resizing import (
     LabelFate,
+    count_box_fates,
     count_label_fates,
     label_fate,
     resize_frame,
@@ -137,15 +139,14 @@ def test_labels_of_all_defective_frames_are_counted_without_reading_a_picture(
         item("b.png", GoodFrame()),
         item("c.png", PolygonLabels((speck,))),
     ]
-    counted = count_label_fates(items, tmp_path, ("pit", "stain"), 0.25, as_boxes=False)
+    counted = count_label_fates(items, tmp_path, ("pit", "stain"), 0.25)
     assert (counted.frames_counted, counted.frames_defective) == (2, 2)
     assert counted.by_class == {"pit": LabelFate(labelled=3), "stain": LabelFate()}
 
 
-def test_a_detector_s_boxes_are_counted_and_those_below_a_resized_pixel_are_told(
-    tmp_path: Path,
-) -> None:
+def test_a_detector_s_boxes_are_counted_and_those_below_a_resized_pixel_are_told() -> None:
     boxes = BoxLabels((Box("pit", 8, 8, 3, 20), Box("pit", 30, 8, 4, 4), Box("pit", 30, 8, 4, 4)))
-    item = Item("a.png", "a.png", "a.png", "0" * 64, 64, 48, 1, 8, None, "train", boxes)
-    counted = count_label_fates([item], tmp_path, ("pit", "stain"), 0.25, as_boxes=True)
+    drawn = boxes_of_labels(boxes, 64, 48, ("pit", "stain"), None)
+    counted = count_box_fates(MeasuredBoxes(drawn, 1, 1), ("pit", "stain"), 0.25)
+    assert (counted.labels, counted.frames_counted, counted.frames_defective) == ("boxes", 1, 1)
     assert counted.by_class == {"pit": LabelFate(labelled=3, vanished=1), "stain": LabelFate()}

@@ -76,6 +76,7 @@ class Certificate:
         missing: Further defective parts it would take, if none of them escaped; 0 where proven.
         allowed_escapes: The rank that the bound is of; with ties more than ``escapes``.
         candidates: Ways of scoring that the choice was made from.
+        never_rejected: Defective calibration parts that no threshold rejects.
     """
 
     constraint: EscapeConstraint
@@ -90,6 +91,7 @@ class Certificate:
     missing: int
     allowed_escapes: int
     candidates: int
+    never_rejected: int
 
 
 def upper_bound(events: int, trials: int, confidence: float) -> float:
@@ -212,6 +214,7 @@ def certify(candidates: Sequence[Candidate], constraint: EscapeConstraint) -> Ce
         missing=0 if is_proven else parts_needed(each, never) - defective,
         allowed_escapes=allowed,
         candidates=len(candidates),
+        never_rejected=never,
     )
 
 

@@ -70,4 +70,5 @@ def certificate_evidence(certificate: Certificate) -> dict[str, Any]:
         "missing_parts": certificate.missing,
         "allowed_escapes": certificate.allowed_escapes,
         "candidates": certificate.candidates,
+        "never_rejected": certificate.never_rejected,
     }

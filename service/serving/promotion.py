@@ -117,9 +117,9 @@ def _judge_escape(name: str, limit: EscapeLimit, info: BundleInfo) -> str | Shor
     scored = BOX_AREAS_PX if info.task == "detection" else AREAS_PX
     candidates = int(certificate.get("candidates", len(scored)))
     each = EscapeConstraint(rate, 1 - (1 - limit.confidence) / candidates)
-    # Parts on which a detector has no box escape whatever the threshold; there is no bound then.
-    blind = int(certificate.get("escapes", 0)) if certificate.get("bound") == 1 else 0
-    missing = max(0, parts_needed(each, blind) - parts)
+    # Parts on which a detector has no box escape whatever the threshold.
+    never = int(certificate.get("never_rejected", 0))
+    missing = max(0, parts_needed(each, never) - parts)
     is_proven = "nothing is proven" if bound is None else f"{_percent(bound)} is proven"
     lacking = (
         f"{missing} more defective parts of which none escapes would prove it"

@@ -91,11 +91,10 @@ def say_certificate(name: str, certificate: Mapping[str, Any]) -> str:
             f"the threshold; the bound is {percent(certificate['bound'])}. "
             f"{certificate['false_alarms']} of {certificate['good_parts']} good parts are rejected."
         )
-    # Nothing is bounded where too many parts have no box at any score.
-    is_blind = certificate["bound"] == 1 and certificate["escapes"] > 0
+    # Parts that bound anything leave some of the rate, however few they are.
     limit = (
-        f"{certificate['escapes']} of them are rejected at no threshold"
-        if is_blind
+        f"{certificate['never_rejected']} of them are rejected at no threshold"
+        if certificate["bound"] == 1
         else f"which can't prove less than {percent(certificate['bound'])}"
     )
     return (

@@ -158,6 +158,7 @@ def test_parts_that_no_threshold_rejects_are_made_up_for_by_others_and_by_no_thr
         "bound": 1.0,
         "allowed_escapes": 0,
         "candidates": 1,
+        "never_rejected": 3,
     }
     constraint = Constraint.model_validate({"escape": {"max_rate": 0.05}})
     (shortfall,) = judge(described(pit=blind), constraint, None).shortfalls

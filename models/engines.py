@@ -309,12 +309,6 @@ def processor_multiplies_bytes() -> bool:
     return any(known.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
-def processor_multiplies_bf16() -> bool:
-    """Return whether torch computes in bfloat16 on this processor instead of imitating it."""
-    known = torch.cpu.get_capabilities()
-    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-
-
 def _bf16_if_native() -> str:
     return "bf16" if processor_has_bf16() else "f32"
 

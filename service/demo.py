@@ -104,9 +104,9 @@ def cpu_plan() -> DemoPlan:
     What it learns is a matter of how many steps the minutes hold, and bfloat16 holds more of them
     where a processor knows it.
     """
-    from models.engines import processor_multiplies_bf16
+    from models.engines import processor_has_bf16
 
-    if not processor_multiplies_bf16():
+    if not processor_has_bf16():
         return CPU_PLAN
     return replace(
         CPU_PLAN,

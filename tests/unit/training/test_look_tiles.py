@@ -11,7 +11,7 @@ import torch
 from data import Manifest, SplitSpec, assign_splits, import_folder
 from data.synthetic import write_dataset
 from models.tiling import TILING_TOLERANCE
-from tests.training_runs import CLASSES, finish_short_of_memory, make_run
+from tests.training_runs import CLASSES, finish, finish_short_of_memory, make_run
 from training.config import read_config
 from training.errors import ConfigError, OutOfMemory
 from training.eval_forward import EvalForward
@@ -21,7 +21,6 @@ from training.memory.plan import MemoryPlan
 from training.memory.shortage import LookRanOut, looking
 from training.memory.step_in_flight import step_in_flight
 from training.preparation import prepare
-from training.run import execute
 from training.run_directory import RunDirectory
 
 pytestmark = pytest.mark.timeout(900)
@@ -113,8 +112,10 @@ def test_a_network_that_pools_over_the_frame_is_refused_tiles_with_the_reason(
 def test_whole_frames_that_do_not_fit_are_looked_at_in_tiles_and_the_report_says_so(
     tmp_path: Path, frames: Path
 ) -> None:
+    # Each run has its own process: this one's memory counts in what a run needs, and comes and goes
+    # by more than the limit leaves out.
     free = small_run(tmp_path / "free", frames, dry_run=True)
-    assert execute(free.path) == 0
+    assert finish(free) == 0
     (found,) = of_kind(free, "preflight")
     assert found["looks_whole_because"] is None
     phases = found["estimate"]["phase_bytes"]
@@ -122,7 +123,7 @@ def test_whole_frames_that_do_not_fit_are_looked_at_in_tiles_and_the_report_says
     short_bytes = int(found["headroom"] * (phases["whole_frame"] - 20_000_000))
 
     bound = small_run(tmp_path / "bound", frames, memory={"limit_bytes": short_bytes})
-    assert execute(bound.path) == 0
+    assert finish(bound) == 0
     report = json.loads(bound.report.read_text())
     (rung,) = report["memory"]["rungs"]
     assert rung["rung"] == "tiles"
@@ -137,7 +138,7 @@ def test_whole_frames_that_do_not_fit_are_looked_at_in_tiles_and_the_report_says
     refused = small_run(
         tmp_path / "refused", frames, memory={"limit_bytes": short_bytes, "ladder": []}
     )
-    assert execute(refused.path) == 1
+    assert finish(refused) == 1
     (failed,) = of_kind(refused, "failed")
     assert failed["code"] == "does_not_fit"
     assert "allow 'tiles' in memory.ladder" in failed["hint"]

@@ -11,7 +11,7 @@ import torch
 
 from data import Manifest, SplitSpec, assign_splits, import_folder
 from data.synthetic import write_dataset
-from tests.training_runs import finish_short_of_memory
+from tests.training_runs import finish, finish_short_of_memory
 from training.events import read_events
 from training.exit_status import EXIT_FAILED
 from training.memory.limits import boot_id, kernel_memory_kills
@@ -125,8 +125,9 @@ def test_a_run_whose_memory_runs_out_steps_down_and_finishes(
 
 
 def test_a_limit_makes_preflight_step_down_until_it_fits(tmp_path: Path, frames: Path) -> None:
+    # Each run has its own process, since what a process holds beforehand counts in what it needs.
     free = make_run(tmp_path / "free", frames, dry_run=True)
-    assert execute(free.path) == 0
+    assert finish(free) == 0
     (found,) = of_kind(free, "preflight")
     assert found["fits"]
     assert not free.bundle.exists()
@@ -134,7 +135,7 @@ def test_a_limit_makes_preflight_step_down_until_it_fits(tmp_path: Path, frames:
     limit_bytes = int(found["headroom"] * (found["estimate"]["peak_bytes"] - 150_000_000))
 
     bound = make_run(tmp_path / "bound", frames, dry_run=True, memory={"limit_bytes": limit_bytes})
-    assert execute(bound.path) == 0
+    assert finish(bound) == 0
     (found,) = of_kind(bound, "preflight")
     assert found["fits"]
     assert found["limit"] == {"limit_bytes": limit_bytes, "source": "memory.limit_bytes"}

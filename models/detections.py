@@ -196,11 +196,12 @@ class Candidates:
         the logarithm of a size, so rounding grows with it, and so does what an edge may be off by.
         """
         scores = zip(self.scores, other.scores, strict=True)
-        differences = [(ours - theirs).abs().max() for ours, theirs in scores]
+        differences = [(ours - theirs).abs() for ours, theirs in scores]
         for ours, theirs in zip(self.boxes, other.boxes, strict=True):
             sides = (ours[..., 2:] - ours[..., :2]).amax(-1, keepdim=True).clamp_min(1.0)
-            differences.append(((ours - theirs).abs() / sides).max())
-        return float(torch.stack(differences).max())
+            differences.append((ours - theirs).abs() / sides)
+        # Where Faster R-CNN proposes nothing, its second stage has no answer.
+        return float(torch.stack([each.max() for each in differences if each.numel()]).max())
 
 
 @torch.inference_mode()
@@ -260,7 +261,9 @@ def _two_stage_candidates(model: Any, images: Any, maps: Any, regions: Tensor | 
     heads = model.roi_heads
     pooled = heads.box_roi_pool(maps, [regions], images.image_sizes)
     logits, deltas = heads.box_predictor(heads.box_head(pooled))
-    second = heads.box_coder.decode_single(deltas, regions).reshape(len(regions), -1, 4)
+    # A network that proposes nothing has no region, of which a size can't be inferred.
+    shape = (len(regions), deltas.shape[1] // 4, 4)
+    second = heads.box_coder.decode_single(deltas, regions).reshape(shape)
     return Candidates(
         (objectness.sigmoid(), logits.softmax(-1)),
         (_in_sides(first, anchors), _in_sides(second, regions)),

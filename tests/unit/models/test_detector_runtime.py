@@ -1,6 +1,7 @@
 """The frozen detector answers as the trained one would, in whole pixels of the frame."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,3 +195,19 @@ def test_what_is_no_number_is_no_verdict(architecture: str, place: str) -> None:
         FrozenDetector(bundle, "cpu").inspect(frame(64, 64))
     assert refused.value.code == "detections_not_finite"
     assert refused.value.hint
+
+
+def test_a_detector_that_proposes_no_region_is_compared_and_answers_with_no_box() -> None:
+    bundle = trained("fasterrcnn")
+    deltas: Any = bundle.network.get_submodule("rpn.head.bbox_pred")
+    with torch.no_grad():
+        # Every proposal is a point, which is too small to look at.
+        deltas.bias.fill_(-100)
+    pixels = frame(75, 133)
+    before = frame_candidates(bundle.network, pixels, bundle.info.preprocessing, CPU)
+    assert before.regions is not None
+    assert len(before.regions) == 0
+    model = FrozenDetector(bundle, device="cpu")
+    after = model.candidates(pixels, before.regions)
+    assert before.largest_difference(after) < 1e-4
+    assert len(model.detections(pixels)) == 0

@@ -124,12 +124,14 @@ class EvalDetector:
             self._network.train(was_training)
         return answer
 
-    def candidates(self, pixels: Pixels) -> Candidates:
-        """Return every score and box on one frame before the weak and the doubled are dropped."""
+    def candidates(self, pixels: Pixels, regions: Tensor | None = None) -> Candidates:
+        """Return every score and box on one frame, see `models.detections.frame_candidates`."""
         was_training = self._network.training
         self._network.eval()
         try:
-            return frame_candidates(self._network, pixels, self._preprocessing, self._device)
+            return frame_candidates(
+                self._network, pixels, self._preprocessing, self._device, regions
+            )
         finally:
             self._network.train(was_training)
 

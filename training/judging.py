@@ -1,8 +1,6 @@
 """What the frozen model of a run comes to: its parity, operating point, metrics and baselines."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +11,25 @@ from data import Frame, FrameDataset
 from models import Bundle, FrozenDetector, FrozenModel, OperatingPoint
 from models.certificate import EscapeConstraint
 from models.certified_point import certified_point
-from models.cuda_graphs import exact_convolutions
 from models.part_scores import BOX_AREAS_PX, PartScores
 from norm import FoldReport
 from training.baselines import trivial_baselines
 from training.box_outcomes import box_outcomes
 from training.box_part_scores import box_part_scores
-from training.detection import EvalDetector
 from training.detection_evaluation import (
     choose_box_thresholds,
     evaluate_detections,
     judge_frames,
     trivial_box_baselines,
 )
-from training.errors import ParityError
-from training.eval_forward import EvalForward
 from training.evaluation import Frames, choose_operating_point, judge, whole_frames
 from training.frame_outcomes import FrameOutcome, OutcomeRecorder
+from training.freezing_parity import detection_parity, segmentation_parity
 from training.gallery import Gallery
 from training.judged_boxes import BoxFindings
 from training.part_scores import PartScorer
 from training.performance import StopWatch, TimedDetector, TimedModel
 from training.preparation import Prepared
-
-PARITY_FRAMES = 3
 
 
 @dataclass(frozen=True)
@@ -80,13 +73,12 @@ def judge_segmentation(
     Side effects: the worst findings are drawn into the folder ``gallery``.
 
     Raises:
-        ParityError: If a probability differs by more than the tolerance from the trained network's.
+        ParityError: See `segmentation_parity`.
     """
     classes = prepared.manifest.classes
     frozen = FrozenModel(bundle, str(prepared.device))
     frozen.tiles_for = prepared.look_tiles
-    with exact_convolutions():
-        parity = _segmentation_parity(prepared, frozen, tolerance)
+    parity = segmentation_parity(prepared, frozen, tolerance)
     calibration = _frames_of(prepared.calibration)
     calibrated = PartScorer(classes, parts_of(prepared.calibration))
     point = choose_operating_point(frozen, calibration, classes, calibrated.add)
@@ -137,15 +129,13 @@ def judge_detector(
     Side effects: the worst findings are drawn into the folder ``gallery``.
 
     Raises:
-        ParityError: If a score or a box differs by more than the tolerance from the trained
-            network's.
+        ParityError: See `detection_parity`.
     """
     classes, detection = prepared.manifest.classes, prepared.model.detection
     assert detection is not None
     limit = detection.max_detections
     frozen = FrozenDetector(bundle, str(prepared.device))
-    with exact_convolutions():
-        parity = _detection_parity(prepared, frozen, tolerance)
+    parity = detection_parity(prepared, frozen, tolerance)
     calibrated = judge_frames(
         frozen, whole_frames(prepared.calibration), classes, parts_of(prepared.calibration)
     )
@@ -178,57 +168,6 @@ def judge_detector(
             test=box_part_scores(tested, classes, point),
         ),
     )
-
-
-def _segmentation_parity(
-    prepared: Prepared, frozen: FrozenModel, tolerance: float
-) -> dict[str, Any]:
-    """Compare the frozen model with the training-side eval forward on calibration frames."""
-    forward = EvalForward(
-        prepared.network, prepared.preprocessing, prepared.device, prepared.look_tiles
-    )
-    differences = [
-        float(
-            np.abs(forward.probabilities(frame.pixels) - frozen.probabilities(frame.pixels)).max()
-        )
-        for frame in _parity_frames(prepared)
-    ]
-    return _parity(differences, tolerance, "probabilities differ")
-
-
-def _detection_parity(
-    prepared: Prepared, frozen: FrozenDetector, tolerance: float
-) -> dict[str, Any]:
-    """Compare every score and box before the weak and the doubled are dropped.
-
-    Boxes count in units of their own side, or of their anchor's or region's if that is larger;
-    Faster R-CNN's second stage is asked about the same regions.
-    """
-    forward = EvalDetector(
-        prepared.network, prepared.model, prepared.preprocessing, prepared.device
-    )
-    differences = []
-    for frame in _parity_frames(prepared):
-        trained = forward.candidates(frame.pixels)
-        served = frozen.candidates(frame.pixels, trained.regions)
-        differences.append(trained.largest_difference(served))
-    return _parity(differences, tolerance, "scores or boxes differ")
-
-
-def _parity(differences: list[float], tolerance: float, what: str) -> dict[str, Any]:
-    difference = float(np.max(differences))
-    if not difference <= tolerance:
-        raise ParityError(
-            "parity_failed",
-            f"the frozen model's {what} by {difference:.2e} from the trained network's, the "
-            f"tolerance is {tolerance:.0e}",
-            hint="report it with the run's directory; the model must not be served",
-        )
-    return {"max_difference": difference, "tolerance": tolerance, "frames": len(differences)}
-
-
-def _parity_frames(prepared: Prepared) -> Iterator[Frame]:
-    return islice(whole_frames(prepared.calibration), PARITY_FRAMES)
 
 
 def parts_of(dataset: FrameDataset) -> dict[str, str]:

@@ -31,6 +31,7 @@ from training.events import EventLog, SilentEventLog, read_events
 from training.exit_status import EXIT_AGAIN, EXIT_FAILED, EXIT_LOCKED, EXIT_OK
 from training.frame_outcomes import defects_found, write_outcomes
 from training.frame_reading import open_cache, tell_cache, write_contact_sheet
+from training.freezing_parity import told_rounding
 from training.judging import Judged, judge_detector, judge_segmentation
 from training.launch import all_ranks
 from training.loop import TrainingLoop
@@ -261,6 +262,8 @@ def _finish(
     judge = judge_detector if prepared.model.task == "detection" else judge_segmentation
     tolerance = PARITY_TOLERANCE[prepared.device.type]
     judged = judge(prepared, bundle, tolerance, run.gallery, config.escape_constraint)
+    if (told := told_rounding(judged.parity)) is not None:
+        events.warning("parity_by_rounding", told)
     _tell_point(judged.point, events)
     write_outcomes(run.test_frames, judged.outcomes)
     metrics = judged.metrics

@@ -149,10 +149,14 @@ def _parity(report: Mapping[str, Any]) -> str:
     if parity is None:
         return ""
     what = "scores and boxes" if report.get("task") == "detection" else "probabilities"
-    return (
+    said = (
         f"{what} differ by at most {parity['max_difference']:.1e} on {parity['frames']} "
         f"calibration frames; {parity['tolerance']:.0e} is allowed"
     )
+    # Reports of earlier versions know no rounding.
+    if (rounding := parity.get("rounding")) is None:
+        return said
+    return f"{said}, since rounding every weight once more changes them by {rounding:.0e}"
 
 
 def _layers(norm: Mapping[str, Any]) -> str:

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from norm import RankStatistics
 from training.batches import TaskBatch
-from training.errors import diverged
+from training.errors import ConfigError, diverged
 from training.memory.checkpointing import checkpointed
 from training.memory.shortage import is_out_of_memory
 from training.ranks import Ranks
 
 ALONE = Ranks()
+# In the errors of torch's normalization layers and of ours.
+_TOO_FEW_VALUES = "more than 1 value per channel"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,9 @@ def batch_loss(learner: Learner, batch: TaskBatch) -> Tensor:
     """Run the network on one batch and return its loss, a scalar with a gradient.
 
     Whatever else a network is to learn, its loss is computed here.
+
+    Raises:
+        ConfigError: A normalization layer is left with one value a channel, which has no variance.
     """
     autocast = torch.autocast(
         learner.device.type,
@@ -114,9 +119,24 @@ def batch_loss(learner: Learner, batch: TaskBatch) -> Tensor:
         enabled=learner.precision == torch.bfloat16,
     )
     with autocast, checkpointed(learner.network, learner.recomputed):
-        answer = learner.network(*batch.inputs(learner.device))
+        try:
+            answer = learner.network(*batch.inputs(learner.device))
+        except ValueError as error:
+            if _TOO_FEW_VALUES not in str(error):
+                raise
+            raise _one_value(batch) from error
     loss: Tensor = learner.loss(answer, *batch.truth(learner.device))
     return loss
+
+
+def _one_value(batch: TaskBatch) -> ConfigError:
+    return ConfigError(
+        "one_value_to_normalize",
+        f"a batch of {batch.frame_count} with {batch.pixel_count} pixels in all leaves one value a "
+        "channel to a normalization layer, which has no variance",
+        hint="use norm.kind cbn or gn, larger frames (resolution), or a batch_size that leaves no "
+        "single frame for an epoch's end",
+    )
 
 
 def take_step(

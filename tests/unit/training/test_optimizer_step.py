@@ -11,7 +11,7 @@ from models import SegmentationLoss
 from models.loss_spec import Boundary, Focal
 from norm import convert_batchnorm
 from training.batches import Batch
-from training.errors import DivergedError
+from training.errors import ConfigError, DivergedError
 from training.optimizer_step import Learner, Seen, take_step
 
 SIDE_PX = 12
@@ -207,3 +207,19 @@ def test_distance_maps_reach_a_loss_that_asks_for_them() -> None:
     near = replace(near, distances=torch.zeros(near.targets.shape))
     far = replace(far, distances=torch.ones(far.targets.shape))
     assert step(network(), [far], loss) > step(network(), [near], loss)
+
+
+@pytest.mark.parametrize("kind", ["bn", "brn"])
+def test_one_value_a_channel_is_refused_with_the_remedy_and_moves_no_weight(kind: str) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, stride=SIDE_PX), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+    ).double()
+    example = torch.zeros(2, 1, SIDE_PX, SIDE_PX, dtype=torch.float64)
+    model, _ = convert_batchnorm(plain, example, kind=kind)  # type: ignore[arg-type]
+    before = [weight.detach().clone() for weight in model.parameters()]
+    with pytest.raises(ConfigError, match="a batch of 1 with 144 pixels") as told:
+        step(model, [batch(1)])
+    assert "norm.kind cbn or gn" in str(told.value.hint)
+    for weight, known in zip(model.parameters(), before, strict=True):
+        assert torch.equal(weight, known)

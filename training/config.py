@@ -148,7 +148,8 @@ class RecalibrationSection(_Section):
     """True running statistics at the end, kept if the calibration Dice rises by them.
 
     Attributes:
-        max_frames: Training frames that are measured, at most.
+        max_frames: Training frames that are measured, at most; of a short run on windows, one
+            window of each.
         max_cost: At most this share of what training itself has cost, in pixels that went through
             the network; fewer frames are measured where it takes that.
     """

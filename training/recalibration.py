@@ -2,18 +2,20 @@
 
 Running statistics are averages over the last steps of training, of single batches, varied frames
 or windows.  What the network meets in service are whole frames as they are: `norm.recalibrate`
-measures those, at the weights that are shipped.
+measures those, at the weights that are shipped.  A run on windows that is too short for enough of
+them, or whose memory does not hold one, measures windows of many frames, each where chance puts it
+and not where defects are.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models import frame_to_tensor, pad_to_multiple
+from models import Pixels, frame_to_tensor, pad_to_multiple
 from norm import RecalibrationError, RecalibrationReport, plain_state_dict, recalibrate
 from training.config import RecalibrationSection, RunConfig
 from training.errors import DivergedError
@@ -23,6 +25,8 @@ from training.preparation import Prepared
 # A backward pass costs about twice its forward pass.
 PASSES_OF_A_STEP = 3
 FEWEST_FRAMES = 2
+# Rather than fewer whole frames, as many pixels are measured in windows of many frames.
+FEWEST_WHOLE_FRAMES = 8
 # Group norm has no statistics, and frozen ones were part of what the weights were trained with.
 RECALIBRATED_KINDS = frozenset({"bn", "cbn", "brn"})
 
@@ -35,6 +39,7 @@ class Recalibration:
         kept: Whether the shipped model has the new statistics.
         reason: Why, or why not.
         frames: Training frames that were measured.
+        window_px: Height and width of the one window of each of them that was; None: all of it.
         layers: Layers that were.
         largest_change: Of a layer's statistics, in deviations.
         calibration_dice_before: With training's own statistics.
@@ -44,6 +49,7 @@ class Recalibration:
     kept: bool
     reason: str
     frames: int = 0
+    window_px: tuple[int, int] | None = None
     layers: int = 0
     largest_change: float | None = None
     calibration_dice_before: float | None = None
@@ -55,15 +61,26 @@ class Recalibration:
 
 
 class TrainingFrames:
-    """Some training frames, evenly spread, whole and as they are, as often as they are asked for.
+    """Some training frames, evenly spread and as they are, as often as they are asked for.
 
     Args:
         prepared: The run's.
         count: At most so many.
+        window_px: Height and width of a window of each, the same one each time; None takes them
+            whole.
+        seed: Of the windows' places.
     """
 
-    def __init__(self, prepared: Prepared, count: int) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        count: int,
+        window_px: tuple[int, int] | None = None,
+        seed: int = 0,
+    ) -> None:
         self._prepared = prepared
+        self._window_px = window_px
+        self._seed = seed
         total = len(prepared.train_whole)
         places = np.linspace(0, total - 1, min(count, total)).round().astype(int)
         self._indices = [int(index) for index in np.unique(places)]
@@ -73,8 +90,19 @@ class TrainingFrames:
         preprocessing = self._prepared.preprocessing
         for index in self._indices:
             frame = self._prepared.train_whole.frame(index, epoch=0)
-            tensor, _ = frame_to_tensor(frame.pixels, preprocessing)
+            tensor, _ = frame_to_tensor(self._seen(frame.pixels, index), preprocessing)
             yield pad_to_multiple(tensor[None], preprocessing.stride_px)
+
+    def _seen(self, pixels: Pixels, index: int) -> Pixels:
+        if self._window_px is None:
+            return pixels
+        height, width = (
+            min(side, whole) for side, whole in zip(self._window_px, pixels.shape[:2], strict=True)
+        )
+        chance = np.random.default_rng((self._seed, index))
+        top = chance.integers(pixels.shape[0] - height + 1)
+        left = chance.integers(pixels.shape[1] - width + 1)
+        return pixels[top : top + height, left : left + width]
 
 
 def affordable_frames(
@@ -109,33 +137,58 @@ def recalibrate_if_better(config: RunConfig, prepared: Prepared, state: LoopStat
         return Recalibration(kept=False, reason="it is switched off")
     if config.model.task == "detection":
         return Recalibration(kept=False, reason="a detector ships the statistics of training")
-    if prepared.look_tiles is not None:
+    if prepared.look_tiles is not None and _window_of(config) is None:
         reason = "memory does not hold whole frames, whose statistics it would measure"
         return Recalibration(kept=False, reason=reason)
     kind = config.norm_in_force.kind
     if kind not in RECALIBRATED_KINDS:
         return Recalibration(kept=False, reason=f"norm.kind {kind!r} measures nothing in training")
-    items = prepared.train.items
-    frames = affordable_frames(
-        section,
-        layers=_layer_count(prepared.network),
-        frame_pixels=config.resize_factor**2
-        * sum(item.height * item.width for item in items)
-        / len(items),
-        seen_pixels=state.seen_pixels,
-    )
-    if min(frames, len(items)) < FEWEST_FRAMES:
+    count, window_px = _affordable(section, config, prepared, state)
+    if count < FEWEST_FRAMES:
         reason = f"at recalibration.max_cost {section.max_cost} training was too short for it"
         return Recalibration(kept=False, reason=reason)
     if not any(item.is_defective for item in prepared.calibration.items):
         return Recalibration(kept=False, reason="no calibration frame shows a defect to judge by")
     try:
-        report = recalibrate(prepared.network, TrainingFrames(prepared, frames))
+        frames = TrainingFrames(prepared, count, window_px, config.seed)
+        report = recalibrate(prepared.network, frames)
         after = prepared.look().score
     except (RecalibrationError, DivergedError) as error:
         _load(prepared.network, state)
         return Recalibration(kept=False, reason=f"it failed: {error}")
-    return _judge(prepared, state, report, after)
+    return replace(_judge(prepared, state, report, after), window_px=window_px)
+
+
+def _window_of(config: RunConfig) -> tuple[int, int] | None:
+    """Return the height and width of the windows that a run trains on; None of one on frames."""
+    resolution = config.resolution
+    if resolution.mode != "crop":
+        return None
+    return resolution.height_px, resolution.width_px
+
+
+def _affordable(
+    section: RecalibrationSection, config: RunConfig, prepared: Prepared, state: LoopState
+) -> tuple[int, tuple[int, int] | None]:
+    """Return how many frames are measured, and the window of each; None takes them whole."""
+    items = prepared.train.items
+
+    def count(frame_pixels: float) -> int:
+        affordable = affordable_frames(
+            section,
+            layers=_layer_count(prepared.network),
+            frame_pixels=frame_pixels,
+            seen_pixels=state.seen_pixels,
+        )
+        return min(affordable, len(items))
+
+    mean_pixels = sum(item.height * item.width for item in items) / len(items)
+    whole = count(config.resize_factor**2 * mean_pixels)
+    window_px = _window_of(config)
+    enough = whole >= min(FEWEST_WHOLE_FRAMES, section.max_frames, len(items))
+    if window_px is None or (enough and prepared.look_tiles is None):
+        return whole, None
+    return count(window_px[0] * window_px[1]), window_px
 
 
 def _judge(

@@ -10,6 +10,7 @@ from benchmarks.quality.protocol import Task
 from training.events import read_events
 
 _SILENCE_S = 60.0
+_RECALIBRATION = ("kept", "frames", "window_px")
 
 
 def outcome_of(run_dir: Path, task: Task) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def outcome_of(run_dir: Path, task: Task) -> dict[str, Any]:
         "scores": scores_of(report, task),
         "best_trivial": max(scores[main] or 0.0 for scores in report["baselines"].values()),
         "test_frames": report["metrics"]["frames"],
+        "recalibration": {name: report["recalibration"][name] for name in _RECALIBRATION},
         "steps": report["training"]["steps"],
         "megapixels": performance["training"]["megapixels"],
         "training_s": performance["training"]["seconds"],

@@ -191,12 +191,14 @@ def _order(cell: Cell) -> tuple[int, int]:
 def _run_table(own: Entries, scores: Sequence[str], profile: Profile) -> list[str]:
     """Return every run with its exact intervals; frames are the same, so seeds are not pooled."""
     rates = [score for score in scores if score not in ("dice", "ap50")]
-    heads = " | ".join([*(_SCORES[score] for score in scores), "steps", _unit(profile), "machine"])
+    # A detector ships the statistics of training.
+    told = ["recalibrated on"] if "dice" in scores else []
+    columns = [*(_SCORES[score] for score in scores), *told, "steps", _unit(profile), "machine"]
     lines = [
         "Each run, rates with their exact 95 % intervals:",
         "",
-        f"| run | {heads} |",
-        "|---" * (len(scores) + 4) + "|",
+        f"| run | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 1) + "|",
     ]
     for run in sorted(own, key=lambda run: (_order(run.cell), run.seed)):
         entry = own[run]
@@ -206,11 +208,31 @@ def _run_table(own: Entries, scores: Sequence[str], profile: Profile) -> list[st
             else _number(_value(entry["scores"][score]))
             for score in scores
         ]
+        texts += [_recalibrated(entry) for _ in told]
         lines.append(
             f"| {run.cell.norm}, {run.cell.resolution}, seed {run.seed} | {' | '.join(texts)} | "
             f"{entry['steps']} | {_took(entry, profile):.1f} | {entry['machine']} |"
         )
+    if told and any("recalibration" not in entry for entry in own.values()):
+        lines += ["", _BEFORE_WINDOWS]
     return lines
+
+
+_BEFORE_WINDOWS = (
+    "`?`: measured before runs on windows that were too short for whole frames were recalibrated "
+    "on windows."
+)
+
+
+def _recalibrated(entry: Mapping[str, Any]) -> str:
+    """Return what a run's statistics were measured on anew, and whether they were kept."""
+    if "recalibration" not in entry:
+        return "?"
+    outcome = entry["recalibration"]
+    if not outcome["frames"]:
+        return "nothing"
+    what = "frames" if outcome["window_px"] is None else "windows"
+    return f"{outcome['frames']} {what}" + ("" if outcome["kept"] else ", not kept")
 
 
 def _value(score: Any) -> float | None:

@@ -118,7 +118,8 @@ class Recalibration(_Spec):
     """True running statistics at the end, kept if the calibration Dice rises by them.
 
     Attributes:
-        max_frames: Training frames that are measured, at most.
+        max_frames: Training frames that are measured, at most; of a short run on windows, one
+            window of each.
         max_cost: At most this share of what training itself has cost.
     """
 

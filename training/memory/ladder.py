@@ -21,7 +21,7 @@ CONSEQUENCES: dict[Rung, str] = {
     "crops": "training sees windows instead of whole frames; evaluation stays whole",
     "tiles": "whole frames are looked at in tiles with borders as wide as the network sees: the "
     "answers are the whole frame's but for the order of sums, looks take longer, and statistics "
-    "are not recalibrated",
+    "are recalibrated on windows, or not where training sees whole frames",
 }
 # What each rung lowers: looks at whole frames, or all the rest.
 LOOK_RUNGS: frozenset[Rung] = frozenset({"tiles"})

@@ -155,14 +155,24 @@ def test_a_finished_run_is_kept_and_one_of_another_protocol_is_refused(tmp_path:
         QualityResults(results.path, CROPS.quick()).runs()
 
 
+RECALIBRATED: tuple[dict[str, Any], ...] = (
+    {"recalibration": {"kept": True, "frames": 5, "window_px": [448, 448]}},
+    {"recalibration": {"kept": False, "frames": 3, "window_px": None}},
+    # Of a results file from before this was noted.
+    {},
+)
+
+
 def test_the_page_gives_mean_and_spread_each_runs_interval_and_what_is_missing(
     tmp_path: Path,
 ) -> None:
     results = QualityResults(tmp_path / "quality.json", CROPS)
     results.open(MACHINE, "command", {})
     for seed, dice in enumerate((0.2, 0.3, 0.4)):
-        results.add(Run(BN, seed), outcome(dice), MACHINE)
+        results.add(Run(BN, seed), outcome(dice) | RECALIBRATED[seed], MACHINE)
     page = report(results.runs(), results.read(), CROPS)
+    for told in ("| 5 windows |", "| 3 frames, not kept |", "| ? |", "`?`: measured before"):
+        assert told in page
     assert "| bn, crops | 3 | 0.300 ± 0.100 | 0.800 ± 0.000 |" in page
     assert "| bn, crops, seed 1 | 0.300 | 8/10 (0.10 to 0.90) |" in page
     assert "| none to judge by |" in page
@@ -212,6 +222,7 @@ def test_a_run_that_was_stopped_overnight_took_the_time_that_it_worked(tmp_path:
         },
         "defects_found": found,
         "baselines": {"all_background": {"dice": None}, "all_foreground": {"dice": 0.2}},
+        "recalibration": {"kept": True, "frames": 3, "window_px": [448, 448], "layers": 30},
         "training": {"steps": 5},
         "performance": {
             "training": {"megapixels": 1.5, "seconds": 400.0},
@@ -224,6 +235,7 @@ def test_a_run_that_was_stopped_overnight_took_the_time_that_it_worked(tmp_path:
     noted = outcome_of(tmp_path, "segmentation")
     assert (noted["total_s"], noted["best_trivial"]) == (85, 0.2)
     assert noted["scores"]["small_defects_found"] == rate(0, 1)
+    assert noted["recalibration"] == {"kept": True, "frames": 3, "window_px": [448, 448]}
 
 
 def test_a_missing_set_is_named_with_the_remedy(tmp_path: Path) -> None:

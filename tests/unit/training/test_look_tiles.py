@@ -130,7 +130,7 @@ def test_whole_frames_that_do_not_fit_are_looked_at_in_tiles_and_the_report_says
     assert "to look at a whole frame" in rung["because"]
     assert "order of sums" in rung["consequence"]
     assert report["memory"]["fits"]
-    assert "memory does not hold whole frames" in report["recalibration"]["reason"]
+    assert "training was too short for it" in report["recalibration"]["reason"]
     assert report["parity"]["max_difference"] <= report["parity"]["tolerance"]
     codes = [event["code"] for event in of_kind(bound, "warning")]
     assert "memory_step_down" in codes

@@ -73,6 +73,71 @@ def test_what_is_not_recalibrated_says_why_and_is_not_touched(
         assert torch.equal(tensor, before[name]), name
 
 
+WINDOW: dict[str, Any] = {
+    "resolution": {"mode": "crop", "height_px": 64, "width_px": 96},
+    "norm": {"kind": "bn"},
+}
+# An encoder without squeeze and excitation, which does not see the whole frame.
+TILES: dict[str, Any] = {
+    "model": {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": [8, 8, 8]},
+    "memory": {"look_tile_px": 64},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen_pixels", "window_px"),
+    [
+        # Enough for some windows, and not for two frames of 160x192.
+        (WINDOW, 4 * 10**6, (64, 96)),
+        (WINDOW, 10**8, None),
+        ({**WINDOW, **TILES}, 10**8, (64, 96)),
+    ],
+)
+def test_a_run_on_windows_measures_them_where_whole_frames_are_too_many_or_too_large(
+    tmp_path: Path,
+    frames: Path,
+    changes: dict[str, Any],
+    seen_pixels: int,
+    window_px: tuple[int, int] | None,
+) -> None:
+    config, prepared = prepared_run(tmp_path / "run", frames, **changes)
+    twin = copy.deepcopy(prepared.network)
+    state = LoopState(best_score=0.0, best_weights=weights_of(prepared), seen_pixels=seen_pixels)
+    outcome = recalibrate_if_better(config, prepared, state)
+    assert outcome.kept
+    assert outcome.window_px == window_px
+    assert outcome.frames >= 2
+    recalibrate(twin, TrainingFrames(prepared, outcome.frames, window_px, config.seed))
+    for name, tensor in plain_state_dict(twin).items():
+        assert torch.equal(state.best_weights[name], tensor), name
+
+
+def test_a_window_is_a_part_of_its_frame_and_the_same_each_time(
+    tmp_path: Path, frames: Path
+) -> None:
+    _, prepared = prepared_run(tmp_path / "run", frames)
+    whole = list(TrainingFrames(prepared, 5))
+    windows = TrainingFrames(prepared, 5, (64, 1000), seed=1)
+    first = list(windows)
+    for window, again, frame in zip(first, windows, whole, strict=True):
+        assert torch.equal(window, again)
+        assert window.shape == (1, 1, 64, frame.shape[3])
+        tops = range(frame.shape[2] - 64 + 1)
+        assert any(torch.equal(frame[:, :, top : top + 64], window) for top in tops)
+    others = TrainingFrames(prepared, 5, (64, 1000), seed=2)
+    assert any(not torch.equal(a, b) for a, b in zip(first, others, strict=True))
+
+
+def test_a_run_on_frames_that_memory_does_not_hold_says_why_it_is_not_recalibrated(
+    tmp_path: Path, frames: Path
+) -> None:
+    config, prepared = prepared_run(tmp_path / "run", frames, norm={"kind": "bn"}, **TILES)
+    state = LoopState(best_score=0.0, best_weights=weights_of(prepared), seen_pixels=10**8)
+    outcome = recalibrate_if_better(config, prepared, state)
+    assert not outcome.kept
+    assert "memory does not hold whole frames" in outcome.reason
+
+
 def test_recalibration_costs_at_most_its_share_of_training() -> None:
     section = RecalibrationSection(max_frames=50, max_cost=0.1)
     # 20 epochs of 100 frames are 6,000 forward passes; 30 layers take 17 a frame.

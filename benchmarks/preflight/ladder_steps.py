@@ -46,6 +46,10 @@ CELLS: dict[str, dict[str, Any]] = {
     "batch 2": {},
     "batch 2, checkpointing, accumulation": {**CHECKPOINTING, **ACCUMULATED},
     "batch 2, checkpointing": {**CHECKPOINTING},
+    "batch 1, cbn, sampled slopes": {"batch_size": 1, **SAMPLED},
+    "batch 1, cbn, all slopes": {"batch_size": 1, **ALL_SLOPES},
+    "batch 2, cbn, sampled slopes": SAMPLED,
+    "batch 2, cbn, all slopes": ALL_SLOPES,
 }
 _RUNGS: dict[str, dict[str, Any]] = {
     "": {},

@@ -219,8 +219,8 @@ def _run_table(own: Entries, scores: Sequence[str], profile: Profile) -> list[st
 
 
 _BEFORE_WINDOWS = (
-    "`?`: measured before runs on windows that were too short for whole frames were recalibrated "
-    "on windows."
+    "`?`: not noted; when these were measured, short runs on windows were not recalibrated on "
+    "windows, and mostly on nothing."
 )
 
 

@@ -171,7 +171,7 @@ def test_the_page_gives_mean_and_spread_each_runs_interval_and_what_is_missing(
     for seed, dice in enumerate((0.2, 0.3, 0.4)):
         results.add(Run(BN, seed), outcome(dice) | RECALIBRATED[seed], MACHINE)
     page = report(results.runs(), results.read(), CROPS)
-    for told in ("| 5 windows |", "| 3 frames, not kept |", "| ? |", "`?`: measured before"):
+    for told in ("| 5 windows |", "| 3 frames, not kept |", "| ? |", "`?`: not noted"):
         assert told in page
     assert "| bn, crops | 3 | 0.300 ± 0.100 | 0.800 ± 0.000 |" in page
     assert "| bn, crops, seed 1 | 0.300 | 8/10 (0.10 to 0.90) |" in page

@@ -104,6 +104,7 @@ def provenance(run: RunRecord) -> Section | None:
         ["machine", _machine(report.get("machine", {}))],
         ["frozen model against the trained one", _parity(report)],
         ["normalization layers converted", _layers(report.get("norm", {}))],
+        ["their statistics", _recalibration(report.get("recalibration"))],
         ["resolution of scores", _resolution(run.evaluation.get("score_resolution"))],
         ["judging the test frames", _seconds(run.evaluation.get("seconds"))],
     ]
@@ -157,6 +158,22 @@ def _parity(report: Mapping[str, Any]) -> str:
     if (rounding := parity.get("rounding")) is None:
         return said
     return f"{said}, since rounding every weight once more changes them by {rounding:.0e}"
+
+
+def _recalibration(outcome: Mapping[str, Any] | None) -> str:
+    if outcome is None:
+        return ""
+    if not outcome["frames"]:
+        return f"those of training, not measured anew: {outcome['reason']}"
+    # Reports of earlier versions know no windows.
+    window_px = outcome.get("window_px")
+    part = "" if window_px is None else f"{window_px[1]}x{window_px[0]} px of each of "
+    before, after = outcome["calibration_dice_before"], outcome["calibration_dice_after"]
+    dice = f"from {before:.3f} to {after:.3f}"
+    measured = f"measured anew on {part}{outcome['frames']} training frames"
+    if outcome["kept"]:
+        return f"{measured}: calibration Dice went {dice}"
+    return f"those of training: {measured}, calibration Dice would have gone {dice}"
 
 
 def _layers(norm: Mapping[str, Any]) -> str:

@@ -218,3 +218,36 @@ def test_a_long_curve_is_averaged() -> None:
     short = averaged(points, most=100)
     assert len(short) == 100
     assert all(y == 0.5 for _, y in short)
+
+
+MEASURED_ANEW = {
+    "reason": "calibration Dice rose",
+    "kept": True,
+    "frames": 5,
+    "window_px": [448, 512],
+    "calibration_dice_before": 0.25,
+    "calibration_dice_after": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (
+            MEASURED_ANEW,
+            ">measured anew on 512x448\xa0px of each of 5 training frames: calibration Dice went",
+        ),
+        (
+            {**MEASURED_ANEW, "kept": False, "window_px": None},
+            "those of training: measured anew on 5 training frames, calibration Dice would have",
+        ),
+        (
+            {"kept": False, "frames": 0, "reason": "training was too short for it"},
+            "those of training, not measured anew: training was too short for it",
+        ),
+    ],
+)
+def test_the_page_says_whose_statistics_are_shipped(outcome: dict[str, Any], said: str) -> None:
+    page = render_page(RunRecord({"recalibration": outcome}, [], {}))
+    assert said in page
+    assert ("from 0.250 to 0.500" in page) == (outcome["frames"] > 0)

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from data import BoxSpec, Item, Manifest
 from data.instances import VisibleBox, boxes_of_labels
 from data.labels import BoxLabels
 from models import DetectionSpec, ModelSpec
 from training.config import RunConfig
 from training.errors import ConfigError
+from training.evenly_spread import evenly_spread
 from training.events import EventLog
 
 # Quantiles over this many frames with defects change little with more, and a mask must be read.
@@ -61,10 +60,9 @@ def measure_boxes(
 ) -> MeasuredBoxes:
     """Return the boxes that anchors and the fate of small labels are judged by."""
     defective = [item for item in items if item.is_defective]
-    count = min(len(defective), MEASURED_DEFECTIVE_FRAMES)
-    places = np.unique(np.linspace(0, len(defective) - 1, count).round().astype(int))
+    places = evenly_spread(len(defective), MEASURED_DEFECTIVE_FRAMES)
     boxes: list[VisibleBox] = []
-    for item in (defective[int(place)] for place in places):
+    for item in (defective[place] for place in places):
         boxes += boxes_of_labels(item.labels, item.width, item.height, classes, config.data.root)
     return MeasuredBoxes(tuple(boxes), len(places), len(defective))
 

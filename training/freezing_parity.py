@@ -117,7 +117,7 @@ def detection_parity(
 
 def told_rounding(parity: dict[str, Any]) -> str | None:
     """Return a sentence about a network that the tolerance was raised for; None for others."""
-    if parity["rounding"] is None or parity["tolerance"] <= parity["usual_tolerance"]:
+    if parity["tolerance"] == parity["usual_tolerance"]:
         return None
     return (
         f"rounding every weight once more changes what the network says by up to "

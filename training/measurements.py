@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data import FrameDataset
+from training.evenly_spread import evenly_spread
 from training.resizing import resize_frame
 
 # Mean, deviation and foreground rate are means over millions of pixels a frame; more frames than
@@ -39,14 +40,13 @@ def measure(dataset: FrameDataset, resize_factor: float = 1.0) -> Measurements:
         dataset: Whole frames.
         resize_factor: At which the network sees them.
     """
-    count = len(dataset)
-    indices = np.unique(np.linspace(0, count - 1, min(count, MEASURED_FRAMES)).round().astype(int))
+    indices = evenly_spread(len(dataset), MEASURED_FRAMES)
     pixel_count = 0
     total: Any = 0.0
     squares: Any = 0.0
     labelled: Any = 0.0
     for index in indices:
-        frame = resize_frame(dataset.frame(int(index), epoch=0), resize_factor)
+        frame = resize_frame(dataset.frame(index, epoch=0), resize_factor)
         pixels = frame.pixels.shape[0] * frame.pixels.shape[1]
         pixel_count += pixels
         # One pass without a copy in float64, which on large frames takes most of a preparation.

@@ -8,7 +8,7 @@ and not where defects are.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from models import Pixels, frame_to_tensor, pad_to_multiple
 from norm import RecalibrationError, RecalibrationReport, plain_state_dict, recalibrate
-from training.config import RecalibrationSection, RunConfig
+from training.config import CropResolution, RecalibrationSection, RunConfig
 from training.errors import DivergedError
+from training.evenly_spread import evenly_spread
 from training.loop_state import LoopState
 from training.preparation import Prepared
 
@@ -81,9 +82,7 @@ class TrainingFrames:
         self._prepared = prepared
         self._window_px = window_px
         self._seed = seed
-        total = len(prepared.train_whole)
-        places = np.linspace(0, total - 1, min(count, total)).round().astype(int)
-        self._indices = [int(index) for index in np.unique(places)]
+        self._indices = evenly_spread(len(prepared.train_whole), count)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield tensors (1, C, H, W)."""
@@ -156,15 +155,14 @@ def recalibrate_if_better(config: RunConfig, prepared: Prepared, state: LoopStat
     except (RecalibrationError, DivergedError) as error:
         _load(prepared.network, state)
         return Recalibration(kept=False, reason=f"it failed: {error}")
-    return replace(_judge(prepared, state, report, after), window_px=window_px)
+    return _judge(prepared, state, report, after, window_px)
 
 
 def _window_of(config: RunConfig) -> tuple[int, int] | None:
     """Return the height and width of the windows that a run trains on; None of one on frames."""
-    resolution = config.resolution
-    if resolution.mode != "crop":
+    if not isinstance(config.resolution, CropResolution):
         return None
-    return resolution.height_px, resolution.width_px
+    return config.resolution.height_px, config.resolution.width_px
 
 
 def _affordable(
@@ -192,7 +190,11 @@ def _affordable(
 
 
 def _judge(
-    prepared: Prepared, state: LoopState, report: RecalibrationReport, after: float | None
+    prepared: Prepared,
+    state: LoopState,
+    report: RecalibrationReport,
+    after: float | None,
+    window_px: tuple[int, int] | None,
 ) -> Recalibration:
     before = state.best_score
     kept = after is not None and after > before
@@ -207,6 +209,7 @@ def _judge(
         kept=kept,
         reason=f"calibration Dice {'rose' if kept else 'did not rise'}",
         frames=report.frames,
+        window_px=window_px,
         layers=len(report.recalibrated),
         largest_change=max(layer.change for layer in report.recalibrated),
         calibration_dice_before=before,

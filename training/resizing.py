@@ -21,6 +21,7 @@ from data.instances import VisibleBox
 from models import resize_pixels, resized_size
 from training.config import RunConfig
 from training.detection_preparation import MeasuredBoxes
+from training.evenly_spread import evenly_spread
 from training.events import EventLog
 
 # OpenCV sums areas in float32.
@@ -189,11 +190,10 @@ def count_label_fates(
         DataError: A mask is missing, changed or damaged.
     """
     defective = [item for item in items if item.is_defective]
-    count = min(len(defective), MOST_COUNTED)
-    places = np.unique(np.linspace(0, len(defective) - 1, count).round().astype(int))
+    places = evenly_spread(len(defective), MOST_COUNTED)
     by_class = {name: LabelFate() for name in classes}
     for place in places:
-        item = defective[int(place)]
+        item = defective[place]
         mask = rasterize(item.labels, item.width, item.height, classes, root)
         resized = resize_mask(mask, resized_size(item.height, item.width, factor))
         for index, name in enumerate(classes):

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from training.events import read_events
+from training.config import read_config
+from training.events import EventLog, read_events
+from training.preparation import Prepared, prepare
 from training.run_directory import RunDirectory
 
 CLASSES = ("scratch", "pit", "stain")
@@ -57,6 +59,15 @@ def make_run(directory: Path, frames: Path, **changes: Any) -> RunDirectory:
     }
     (directory / "config.json").write_text(json.dumps(config))
     return RunDirectory(directory)
+
+
+def prepare_run(run: RunDirectory) -> Prepared:
+    """Prepare in this process what the run would train, and tell its events file."""
+    events = EventLog(run.events)
+    try:
+        return prepare(read_config(run.config), events)
+    finally:
+        events.close()
 
 
 def start(run: RunDirectory) -> subprocess.Popen[bytes]:

@@ -15,6 +15,7 @@ from data import Box, BoxLabels, Manifest, SplitSpec, assign_splits, import_fold
 from data.instances import boxes_of_labels
 from data.synthetic import write_dataset
 from models import FrozenDetector, freeze_bundle, load_bundle
+from tests.training_runs import prepare_run
 from training.config import read_config
 from training.detection import DetectionBatch, EvalDetector
 from training.errors import DivergedError
@@ -246,9 +247,7 @@ def test_segmentation_is_refused_where_every_defect_is_labelled_by_a_box(
 def test_boxes_that_fcos_can_not_learn_are_counted(tmp_path: Path, frames: Path) -> None:
     model = {**model_of("fcos"), "detection": {"pyramid_channels": 32, "finest_stride_px": 8}}
     run = make_run(tmp_path / "run", frames, model=model)
-    log = EventLog(run.events)
-    prepare(read_config(run.config), log)
-    log.close()
+    prepare_run(run)
     (warning,) = (e for e in read_events(run.events) if e.get("code") == "boxes_below_stride")
     assert "narrower than 8 px" in warning["detail"]
 
@@ -257,9 +256,7 @@ def test_a_detector_that_overflowed_is_told_from_one_that_finds_nothing(
     tmp_path: Path, frames: Path
 ) -> None:
     run = make_run(tmp_path / "run", frames)
-    log = EventLog(run.events)
-    prepared = prepare(read_config(run.config), log)
-    log.close()
+    prepared = prepare_run(run)
     forward = EvalDetector(
         prepared.network, prepared.model, prepared.preprocessing, prepared.device
     )
@@ -275,9 +272,7 @@ def test_a_detector_that_overflowed_is_told_from_one_that_finds_nothing(
 
 def test_a_batch_holds_clean_frames_and_counts_its_padding(tmp_path: Path, frames: Path) -> None:
     run = make_run(tmp_path / "run", frames)
-    log = EventLog(run.events)
-    prepared = prepare(read_config(run.config), log)
-    log.close()
+    prepared = prepare_run(run)
     shown = [prepared.train.frame(index, epoch=0) for index in range(len(prepared.train))]
     defective = next(frame for frame in shown if frame.boxes)
     clean = next(frame for frame in shown if not frame.boxes)
@@ -313,9 +308,7 @@ def test_activations_that_are_computed_again_change_no_gradient(
     gradients = []
     for name, again in (("kept", False), ("again", True)):
         run = make_run(tmp_path / name, frames, memory={"activation_checkpointing": again})
-        log = EventLog(run.events)
-        prepared = prepare(read_config(run.config), log)
-        log.close()
+        prepared = prepare_run(run)
         assert bool(prepared.recomputed) is again
         assert all(module.startswith("backbone.") for module in prepared.recomputed)
         prepared.network.train()

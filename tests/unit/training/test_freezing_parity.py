@@ -19,17 +19,15 @@ from models import (
     build_network,
 )
 from norm import plain_state_dict
-from tests.training_runs import CLASSES, make_run
-from training.config import read_config
+from tests.training_runs import CLASSES, make_run, prepare_run
 from training.errors import ParityError
-from training.events import EventLog
 from training.freezing_parity import (
     detection_parity,
     nudged_weights,
     segmentation_parity,
     told_rounding,
 )
-from training.preparation import Prepared, prepare
+from training.preparation import Prepared
 
 TOLERANCE = 1e-4
 MODELS: dict[str, dict[str, Any]] = {
@@ -66,9 +64,7 @@ def prepared_network(directory: Path, frames: Path, task: str, *, scale: float) 
     """An untrained network whose last layer says so many times what it would."""
     data = {"manifest": str(frames / f"{task}.jsonl"), "root": str(frames), "workers": 0}
     run = make_run(directory, frames, data=data, model=MODELS[task], norm={"kind": "bn"})
-    log = EventLog(run.events)
-    prepared = prepare(read_config(run.config), log)
-    log.close()
+    prepared = prepare_run(run)
     layer: Any = prepared.network.get_submodule(LAST_LAYER[task])
     with torch.no_grad():
         layer.weight.mul_(scale)

@@ -11,7 +11,7 @@ import torch
 from data import Manifest, SplitSpec, assign_splits, import_folder
 from data.synthetic import write_dataset
 from models.tiling import TILING_TOLERANCE
-from tests.training_runs import CLASSES, finish, finish_short_of_memory, make_run
+from tests.training_runs import CLASSES, finish, finish_short_of_memory, make_run, prepare_run
 from training.config import read_config
 from training.errors import ConfigError, OutOfMemory
 from training.eval_forward import EvalForward
@@ -70,9 +70,7 @@ def test_the_network_that_trains_answers_in_tiles_as_on_the_whole_frame(
     tmp_path: Path, frames: Path
 ) -> None:
     run = small_run(tmp_path / "run", frames, memory={"look_tile_px": 256})
-    log = EventLog(run.events)
-    prepared = prepare(read_config(run.config), log)
-    log.close()
+    prepared = prepare_run(run)
     tiles = prepared.look_tiles
     assert tiles is not None
     before = {name: tensor.clone() for name, tensor in prepared.network.state_dict().items()}

@@ -8,21 +8,16 @@ import pytest
 import torch
 
 from norm import plain_state_dict, recalibrate
-from tests.training_runs import make_run
+from tests.training_runs import make_run, prepare_run
 from training.config import RecalibrationSection, read_config
-from training.events import EventLog
 from training.loop_state import LoopState
-from training.preparation import Prepared, prepare
+from training.preparation import Prepared
 from training.recalibration import TrainingFrames, affordable_frames, recalibrate_if_better
 
 
 def prepared_run(directory: Path, frames: Path, **changes: Any) -> tuple[Any, Prepared]:
     run = make_run(directory, frames, **changes)
-    config = read_config(run.config)
-    events = EventLog(run.events)
-    prepared = prepare(config, events)
-    events.close()
-    return config, prepared
+    return read_config(run.config), prepare_run(run)
 
 
 def weights_of(prepared: Prepared) -> dict[str, torch.Tensor]:

@@ -219,8 +219,8 @@ def _run_table(own: Entries, scores: Sequence[str], profile: Profile) -> list[st
 
 
 _BEFORE_WINDOWS = (
-    "`?`: not noted; when these were measured, short runs on windows were not recalibrated on "
-    "windows, and mostly on nothing."
+    "`?`: not noted; measured when no run was recalibrated on windows, and a short one on windows "
+    "on nothing."
 )
 
 
